@@ -1,0 +1,2 @@
+//! The gallop command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The fast operations, forward and backward, as candle custom ops.
