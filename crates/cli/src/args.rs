@@ -1,0 +1,229 @@
+//! The flags, as typed: what they mean is decided by the command that takes them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use gallop_core::{Ratio, Resolution};
+
+/// Video with sound from a prompt, made by one transformer on your own machine.
+#[derive(Debug, Parser)]
+#[command(name = "gallop", version, propagate_version = true)]
+#[command(after_help = "Start with:  gallop generate \"a red basketball bounces on a wooden court\" -o clip.mp4")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads to compute with [default: one a core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+/// What gallop can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a clip with sound from a prompt, or from a prompt and a first picture
+    Generate(Generate),
+    /// Say what a model is and what it can make
+    #[command(subcommand)]
+    Model(Model),
+    /// Measure a model by the files it makes: sync, colours, subjects, cameras, lips, speed
+    Eval(Eval),
+    /// Show the procedural world that foal learns from
+    #[command(subcommand)]
+    World(World),
+    /// Train a part of foal by a recipe; run it again to go on where it stopped
+    Train(Train),
+}
+
+/// `gallop generate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gallop generate \"a red basketball bounces on a wooden court\" -o clip.mp4
+  gallop generate \"a ball falls\" --image first.jpg --duration 2.5 --ratio 9:16 -o tall.webm
+  gallop generate \"a bell is struck twice\" --no-audio --seed 7 -o frames/%04d.png
+
+The file's extension chooses what is written: .mp4 (H.264 + AAC), .webm (AV1 + Opus),
+.png with %04d in its name (numbered pictures), .wav (the sound alone).")]
+pub struct Generate {
+    /// What the clip shows and sounds like, in English or Chinese
+    pub prompt: String,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", default_value = "clip.mp4")]
+    pub output: PathBuf,
+    /// Seconds, 1 to 15; fractions are fine
+    #[arg(short, long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
+    pub duration: f64,
+    /// Width to height: 16:9, 9:16, 1:1, 4:3 or 3:4
+    #[arg(short, long, value_name = "W:H", default_value = "16:9")]
+    pub ratio: Ratio,
+    /// Short side such as 256p, or a size such as 448x256 [default: the model's own]
+    #[arg(long, value_name = "SIZE")]
+    pub resolution: Option<Resolution>,
+    /// Equal seeds on the same kind of machine make equal files [default: chosen by chance and printed]
+    #[arg(short, long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Sampling steps: more is slower and cleaner [default: the model's own]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// How closely to follow the prompt; 1 is no guidance [default: the model's own]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub guidance: Option<f64>,
+    /// A picture to begin with: PNG, JPEG, WebP, GIF or BMP, cropped to the clip's ratio
+    #[arg(short, long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Make a silent clip
+    #[arg(long)]
+    pub no_audio: bool,
+    /// Print one JSON event a line on standard output, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// A folder with a model's weights [default: foal, which is inside this program]
+    #[arg(short, long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+}
+
+/// `gallop model`.
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// Parts, sizes and abilities of a model
+    Info(ModelInfo),
+}
+
+/// `gallop model info`.
+#[derive(Debug, Args)]
+pub struct ModelInfo {
+    /// `foal`, or a folder with a model's weights
+    #[arg(default_value = "foal")]
+    pub model: String,
+    /// Count a known architecture without any file
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub preset: Option<Preset>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Architectures that can be counted without weights.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Preset {
+    /// The public 15B weights' transformer
+    #[value(name = "horse-15b")]
+    Horse15b,
+}
+
+/// `gallop eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// A folder with a model's weights [default: foal, which is inside this program]
+    #[arg(short, long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// How many held-out prompts
+    #[arg(short, long, value_name = "N", default_value_t = 100)]
+    pub prompts: usize,
+    /// Folder for the clips, report.json and report.md
+    #[arg(short, long, value_name = "DIR", default_value = "eval")]
+    pub output: PathBuf,
+    /// Seconds a clip
+    #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub duration: f64,
+    /// Short side or size of the clips [default: the model's own]
+    #[arg(long, value_name = "SIZE")]
+    pub resolution: Option<Resolution>,
+    /// Sampling steps [default: the model's own]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Leave out the clips of untrained weights (the floor)
+    #[arg(long)]
+    pub no_floor: bool,
+}
+
+/// `gallop world`.
+#[derive(Debug, Subcommand)]
+pub enum World {
+    /// Render one clip of the world, with its truth and captions
+    Render(WorldRender),
+    /// A contact sheet: frames of many clips in one picture
+    Sheet(WorldSheet),
+}
+
+/// What of the world to show.
+#[derive(Debug, Args)]
+pub struct WorldPick {
+    /// Which family [default: any]
+    #[arg(long, value_name = "NAME")]
+    pub family: Option<String>,
+    /// Equal seeds make equal clips
+    #[arg(short, long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Size in pixels
+    #[arg(long, value_name = "SIZE", default_value = "448x256")]
+    pub resolution: Resolution,
+    /// From the part never trained on
+    #[arg(long)]
+    pub held_out: bool,
+}
+
+/// `gallop world render`.
+#[derive(Debug, Args)]
+pub struct WorldRender {
+    /// What to render.
+    #[command(flatten)]
+    pub pick: WorldPick,
+    /// Seconds
+    #[arg(short, long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub duration: f64,
+    /// The file to write (.mp4, .webm, %04d.png, .wav)
+    #[arg(short, long, value_name = "FILE", default_value = "world.mp4")]
+    pub output: PathBuf,
+    /// Also write what truly happens in it: events, tracks, phonemes, captions
+    #[arg(long, value_name = "FILE")]
+    pub truth: Option<PathBuf>,
+}
+
+/// `gallop world sheet`.
+#[derive(Debug, Args)]
+pub struct WorldSheet {
+    /// What to show.
+    #[command(flatten)]
+    pub pick: WorldPick,
+    /// How many clips
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub clips: usize,
+    /// Frames of each clip
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub columns: usize,
+    /// The picture to write (.png)
+    #[arg(short, long, value_name = "FILE", default_value = "sheet.png")]
+    pub output: PathBuf,
+}
+
+/// Parts of foal that are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The video autoencoder
+    VideoAe,
+    /// The audio autoencoder
+    AudioAe,
+    /// The transformer, on latents of the two autoencoders
+    Dit,
+}
+
+/// `gallop train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// What to train
+    pub part: Part,
+    /// The recipe, a TOML file; recipes/ in the repository has one for each part
+    #[arg(short, long, value_name = "FILE")]
+    pub recipe: PathBuf,
+    /// Folder for checkpoints, logs and curves; training goes on from its last checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+}
+
+/// Seconds, with or without an `s`.
+fn seconds(text: &str) -> Result<f64, String> {
+    text.trim_end_matches('s')
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of seconds; write 5 or 2.5"))
+}
