@@ -1,1 +1,3 @@
 //! gallop-model.
+
+pub mod pickle;
