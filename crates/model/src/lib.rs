@@ -1,3 +1,12 @@
-//! gallop-model.
+//! The networks: the transformer and its tokens, the autoencoders, the tokenizers, and their weights.
+//!
+//! Knows no schedule and no file but weights. Shapes in comments: B batch, L tokens, D width, N heads,
+//! K head dim, C channels, F/H/W latent grid, A audio latents.
+#![warn(missing_docs)]
 
+mod error;
 pub mod pickle;
+mod weights;
+
+pub use error::{ModelError, Result};
+pub use weights::{Init, Vars, WeightFiles, Weights, save_weights};

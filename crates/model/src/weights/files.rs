@@ -1,0 +1,192 @@
+//! Safetensors files, one or sharded, memory-mapped.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::Load;
+use candle_core::{Device, Tensor};
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+
+use crate::error::{ModelError, Result};
+
+/// Memory-mapped safetensors files; a tensor is copied when it is asked for.
+pub struct WeightFiles {
+    shards: Vec<Shard>,
+    /// Tensor -> index of its shard.
+    routes: HashMap<String, usize>,
+}
+
+struct Shard {
+    path: PathBuf,
+    map: Mmap,
+    /// Bytes before the tensors.
+    header: usize,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl WeightFiles {
+    /// Opens a `.safetensors` file, an `.index.json`, or a folder that holds an index or such files.
+    ///
+    /// # Errors
+    /// When a file is missing, cut off or malformed; the error names it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shards = shard_paths(path)?
+            .iter()
+            .map(|path| Shard::open(path))
+            .collect::<Result<Vec<_>>>()?;
+        let mut routes = HashMap::new();
+        for (i, shard) in shards.iter().enumerate() {
+            for name in shard.metadata.tensors().into_keys() {
+                if routes.insert(name.clone(), i).is_some() {
+                    return Err(ModelError::format(
+                        &shard.path,
+                        format!("the weight `{name}` is in another file too"),
+                    ));
+                }
+            }
+        }
+        Ok(Self { shards, routes })
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.routes.contains_key(name)
+    }
+
+    /// All names, in order.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.routes.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let shard = &self.shards[*self.routes.get(name)?];
+        Some(&shard.metadata.info(name)?.shape)
+    }
+
+    /// A value of the header of the first file that has it.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.shards
+            .iter()
+            .find_map(|shard| shard.metadata.metadata().as_ref()?.get(key))
+            .map(String::as_str)
+    }
+
+    /// The number of numbers in all tensors.
+    pub fn parameters(&self) -> usize {
+        self.routes
+            .keys()
+            .filter_map(|name| self.shape(name))
+            .map(|shape| shape.iter().product::<usize>())
+            .sum()
+    }
+
+    /// Copies a tensor to `device` in its stored number type.
+    ///
+    /// # Errors
+    /// When it is missing or of a type that tensors cannot have.
+    pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let shard = self
+            .routes
+            .get(name)
+            .map(|&i| &self.shards[i])
+            .ok_or_else(|| ModelError::Missing(name.to_string()))?;
+        let info = shard
+            .metadata
+            .info(name)
+            .ok_or_else(|| ModelError::Missing(name.to_string()))?;
+        let (start, end) = info.data_offsets;
+        let bytes = &shard.map[shard.header + start..shard.header + end];
+        let view = safetensors::tensor::TensorView::new(info.dtype, info.shape.clone(), bytes)
+            .map_err(|e| ModelError::format(&shard.path, e))?;
+        Ok(view.load(device)?)
+    }
+}
+
+impl Shard {
+    fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(ModelError::io(path))?;
+        // SAFETY: as with every mapped file, it must not be cut while we run; weights are written under
+        // another name and moved into place, so a reader keeps the old file.
+        let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        let wrong = |e| ModelError::format(path, format!("not a whole safetensors file: {e}"));
+        SafeTensors::deserialize(&map).map_err(wrong)?;
+        let (length, metadata) = SafeTensors::read_metadata(&map).map_err(wrong)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            map,
+            // The header's length is itself stored in 8 bytes.
+            header: length + 8,
+            metadata,
+        })
+    }
+}
+
+fn shard_paths(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return if path.extension().is_some_and(|e| e == "json") {
+            indexed_paths(path)
+        } else {
+            Ok(vec![path.to_path_buf()])
+        };
+    }
+    let listing = std::fs::read_dir(path).map_err(ModelError::io(path))?;
+    let mut files = Vec::new();
+    for entry in listing {
+        files.push(entry.map_err(ModelError::io(path))?.path());
+    }
+    files.sort();
+    let ends = |file: &&PathBuf, end: &str| file.to_string_lossy().ends_with(end);
+    if let Some(index) = files.iter().find(|f| ends(f, ".safetensors.index.json")) {
+        return indexed_paths(index);
+    }
+    files.retain(|f| ends(&f, ".safetensors"));
+    if files.is_empty() {
+        return Err(ModelError::format(path, "no safetensors file in it"));
+    }
+    Ok(files)
+}
+
+fn indexed_paths(index: &Path) -> Result<Vec<PathBuf>> {
+    let text = std::fs::read_to_string(index).map_err(ModelError::io(index))?;
+    let parsed: Index = serde_json::from_str(&text).map_err(|e| ModelError::format(index, e))?;
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    if let Some(name) = names.iter().find(|n| n.contains(['/', '\\'])) {
+        let why = format!("it names `{name}`, which is not a file beside it");
+        return Err(ModelError::format(index, why));
+    }
+    let folder = index.parent().unwrap_or(Path::new("."));
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Writes tensors and `metadata` to a safetensors file: whole under another name first, then moved into
+/// place, so that no reader and no crash sees half of it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save_weights(
+    path: &Path,
+    tensors: Vec<(String, Tensor)>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let part = path.with_extension("part");
+    let about: HashMap<String, String> = metadata.clone().into_iter().collect();
+    let about = (!about.is_empty()).then_some(about);
+    safetensors::serialize_to_file(tensors, about, &part)
+        .map_err(|e| ModelError::format(&part, e))?;
+    File::open(&part)
+        .and_then(|file| file.sync_all())
+        .map_err(ModelError::io(&part))?;
+    std::fs::rename(&part, path).map_err(ModelError::io(path))
+}
