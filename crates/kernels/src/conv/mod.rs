@@ -1,0 +1,251 @@
+//! Convolutions in one, two and three dimensions over channels-last tensors, as products over windows.
+
+mod backward;
+mod depthwise;
+mod geometry;
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use crate::gemm::product::{Onto, Product, run};
+use crate::gemm::source::{Data, Operand, Source};
+use crate::gemm::{Kernel, Precision};
+use crate::storage::{data, floats, with_data, with_floats};
+use geometry::Geometry;
+
+/// What lies outside the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Padding {
+    /// Zeros.
+    Zero,
+    /// The nearest position inside.
+    Replicate,
+}
+
+/// A convolution, but for its weights. The lists have one entry a spatial dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConvSpec {
+    /// Input positions from one output to the next.
+    pub stride: Vec<usize>,
+    /// Input positions from one tap to the next.
+    pub dilation: Vec<usize>,
+    /// Positions added before and after. Causal in time: `(k - 1, 0)` for k taps.
+    pub padding: Vec<(usize, usize)>,
+    /// What is in the positions added.
+    pub mode: Padding,
+    /// Groups of channels: outputs of a group see only its inputs.
+    pub groups: usize,
+}
+
+impl ConvSpec {
+    /// Stride and dilation 1, no padding, one group, in `dims` dimensions.
+    pub fn new(dims: usize) -> Self {
+        Self {
+            stride: vec![1; dims],
+            dilation: vec![1; dims],
+            padding: vec![(0, 0); dims],
+            mode: Padding::Zero,
+            groups: 1,
+        }
+    }
+
+    /// Stride 1 and padding that keeps the size, for odd kernel sizes `taps`.
+    pub fn same(taps: &[usize]) -> Self {
+        let padding = taps.iter().map(|k| (k / 2, (k - 1) / 2)).collect();
+        Self {
+            padding,
+            ..Self::new(taps.len())
+        }
+    }
+
+    /// The sizes of the output for input `sizes` and kernel sizes `taps`.
+    ///
+    /// # Errors
+    /// If the lists differ in length, a number that must be positive is 0, or the kernel is larger than the
+    /// padded input.
+    pub fn output_sizes(&self, sizes: &[usize], taps: &[usize]) -> Result<Vec<usize>> {
+        let n = sizes.len();
+        let lists = [
+            taps.len(),
+            self.stride.len(),
+            self.dilation.len(),
+            self.padding.len(),
+        ];
+        let positive = sizes
+            .iter()
+            .chain(taps)
+            .chain(&self.stride)
+            .chain(&self.dilation)
+            .all(|v| *v > 0);
+        if lists != [n; 4] || !positive || self.groups == 0 {
+            bail!("conv: {self:?} for an input of {sizes:?} and a kernel of {taps:?}");
+        }
+        (0..n)
+            .map(|d| {
+                let padded = sizes[d] + self.padding[d].0 + self.padding[d].1;
+                match padded.checked_sub(self.dilation[d] * (taps[d] - 1) + 1) {
+                    Some(room) => Ok(room / self.stride[d] + 1),
+                    None => bail!(
+                        "conv: a kernel of {taps:?} does not fit into {sizes:?} with {self:?}"
+                    ),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Convolution (without flipping the kernel), channels last.
+///
+/// # Shapes
+/// x `[B, spatial.., Cin]` with 1 to 3 spatial dimensions; w `[Cout, taps.., Cin / groups]`, f32 or bf16;
+/// bias `[Cout]` -> `[B, output_sizes.., Cout]`. All but w are f32.
+///
+/// # Errors
+/// If the shapes do not agree with each other and the spec, or a tensor is not on the CPU.
+pub fn conv(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    spec: &ConvSpec,
+    precision: Precision,
+) -> Result<Tensor> {
+    let geometry = Geometry::new(x.dims(), w.dims(), spec)?;
+    let output = geometry.output;
+    let op = Conv {
+        geometry,
+        precision,
+    };
+    let (x, w) = (x.contiguous()?, w.contiguous()?);
+    match bias {
+        None => x.apply_op2(&w, op),
+        Some(b) if b.dims() == [output] => x.apply_op3(&w, &b.contiguous()?, op),
+        Some(b) => bail!("conv: bias {:?} for {output} channels", b.dims()),
+    }
+}
+
+struct Conv {
+    geometry: Geometry,
+    precision: Precision,
+}
+
+impl Conv {
+    fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>) -> Vec<f32> {
+        let g = &self.geometry;
+        let mut y = vec![0.0; g.output_rows() * g.output];
+        if g.depthwise() {
+            depthwise::forward(g, x, w, bias, &mut y);
+            return y;
+        }
+        let windows = g.windows();
+        let width = g.output_width();
+        let products: Vec<Product> = (0..g.groups)
+            .map(|group| Product {
+                a: Operand::by_rows(g.window_source(x, &windows, group)),
+                b: Operand::by_rows(self.weights(w, group)),
+                c: y[group * width..].as_mut_ptr(),
+                ldc: g.output,
+                onto: bias.map_or(Onto::Zero, |b| Onto::Bias(&b[group * width..][..width])),
+            })
+            .collect();
+        // SAFETY: each group writes its own columns of y.
+        unsafe { run(Kernel::new(self.precision), &products) };
+        y
+    }
+
+    /// The weights of a group, one row an output.
+    fn weights<'a>(&self, w: Data<'a>, group: usize) -> Source<'a> {
+        let g = &self.geometry;
+        let row = g.taps() * g.input_width();
+        let range = group * g.output_width() * row..(group + 1) * g.output_width() * row;
+        let data = match w {
+            Data::F32(v) => Data::F32(&v[range]),
+            Data::Bf16(v) => Data::Bf16(&v[range]),
+        };
+        Source::matrix(data, g.output_width(), row, row)
+    }
+
+    fn gradients(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let device = x.device();
+        with_floats(grad, |dy| {
+            let mut found = (None, None);
+            if x.track_op() {
+                let dx = with_data(w, |w| Ok(self.grad_x(dy, w)))?;
+                found.0 = Some(Tensor::from_vec(dx, x.dims(), device)?);
+            }
+            if w.track_op() {
+                let dw = with_floats(x, |x| Ok(self.grad_w(x, dy)))?;
+                found.1 = Some(Tensor::from_vec(dw, w.dims(), device)?.to_dtype(w.dtype())?);
+            }
+            Ok(found)
+        })
+    }
+}
+
+impl CustomOp2 for Conv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.forward(floats(x, lx)?, data(w, lw)?, None);
+        Ok((CpuStorage::F32(y), self.geometry.output_shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients(x, w, grad)
+    }
+}
+
+impl CustomOp3 for Conv {
+    fn name(&self) -> &'static str {
+        "conv-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.forward(floats(x, lx)?, data(w, lw)?, Some(floats(b, lb)?));
+        Ok((CpuStorage::F32(y), self.geometry.output_shape()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.gradients(x, w, grad)?;
+        let output = self.geometry.output;
+        let db = with_floats(grad, |dy| {
+            Ok(crate::linear::sum_rows(
+                dy.chunks(256 * output).collect(),
+                output,
+            ))
+        })?;
+        Ok((dx, dw, Some(Tensor::from_vec(db, b.dims(), b.device())?)))
+    }
+}

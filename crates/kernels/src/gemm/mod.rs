@@ -1,0 +1,45 @@
+//! Matrix products: packing, kernels for each instruction set, and the threads around them.
+//!
+//! `product::run` is for whole products of the operations. Operations that walk over small blocks on one thread
+//! (attention) use the block level:
+//!
+//! ```
+//! use gallop_kernels::Precision;
+//! use gallop_kernels::gemm::{Kernel, Matrix};
+//!
+//! // S[2, 3] = Q[2, 4] K[3, 4]^T, then O[2, 4] += S V[3, 4]
+//! let (q, k, v) = (vec![1.0; 8], vec![0.5; 12], vec![2.0; 12]);
+//! let kernel = Kernel::new(Precision::F32); // once per operation: holds the choice of instructions
+//! let (mut left, mut right) = (kernel.left(), kernel.right()); // keep these: their buffers are reused
+//! left.pack_rows(Matrix::new(&q, 2, 4)); // left operand Q: sums over the columns of Q
+//! right.pack_rows(Matrix::new(&k, 3, 4)); // right operand K^T: sums over the columns of K
+//! let mut s = vec![0.0; 2 * 3];
+//! kernel.multiply(&left, &right, &mut s, 3, false);
+//! assert_eq!(s, vec![2.0; 6]);
+//!
+//! left.pack_rows(Matrix::new(&s, 2, 3));
+//! right.pack_columns(Matrix::new(&v, 3, 4)); // right operand V: sums over the rows of V
+//! let mut o = vec![1.0; 2 * 4];
+//! kernel.multiply(&left, &right, &mut o, 4, true);
+//! assert_eq!(o, vec![13.0; 8]);
+//! ```
+//! `left.pack_columns(m)` makes the left operand m^T. `Matrix::strided` takes rows that are not adjacent.
+//! Any sizes work; the f32 numbers are rounded to bf16 while packing under `Precision::Bf16`.
+//! Packing costs about as much as multiplying with 10 columns, so pack what is used again once.
+
+mod dense;
+mod packed;
+pub(crate) mod product;
+pub(crate) mod source;
+pub(crate) mod windows;
+
+pub use packed::{Kernel, Matrix, Packed};
+
+/// How exact the products are. Sums are always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Both inputs in single precision.
+    F32,
+    /// Both inputs rounded to bf16, to nearest even.
+    Bf16,
+}

@@ -1,0 +1,179 @@
+//! Where the numbers of a product come from: matrices, chosen rows of them, or windows of an image.
+
+use std::ops::Range;
+
+use half::bf16;
+
+use super::windows::Windows;
+
+/// Numbers as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// The upper half of single precision.
+    Bf16(&'a [bf16]),
+}
+
+/// How the rows of a source lie in its data.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// Row r starts at `start + r * stride`.
+    Strided {
+        /// Where row 0 starts.
+        start: usize,
+        /// From one row to the next.
+        stride: usize,
+    },
+    /// Row r starts at `list[r] * stride`.
+    Listed {
+        /// The rows, in units of the stride.
+        list: &'a [u32],
+        /// From one row to the next.
+        stride: usize,
+    },
+    /// Row r is the window of an image around output position r, `start` added to each offset.
+    Windows {
+        /// The geometry.
+        windows: &'a Windows,
+        /// The first channel.
+        start: usize,
+    },
+}
+
+/// A matrix whose rows are made of `taps` contiguous pieces of `width` numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The numbers.
+    pub data: Data<'a>,
+    /// Where each row (and piece) lies.
+    pub rows: Rows<'a>,
+    /// The number of rows.
+    pub count: usize,
+    /// The number of pieces of a row; 1 but for windows.
+    pub taps: usize,
+    /// Numbers a piece.
+    pub width: usize,
+}
+
+impl<'a> Source<'a> {
+    /// A plain row-major matrix of `count` rows of `width` numbers, `stride` apart.
+    pub fn matrix(data: Data<'a>, count: usize, width: usize, stride: usize) -> Self {
+        let rows = Rows::Strided { start: 0, stride };
+        Self {
+            data,
+            rows,
+            count,
+            taps: 1,
+            width,
+        }
+    }
+
+    /// Numbers a row.
+    pub fn cols(&self) -> usize {
+        self.taps * self.width
+    }
+
+    /// Calls `piece(at, offset, len)` for the pieces of `row` that overlap `cols`: `len` numbers that
+    /// belong at `at` (counted from `cols.start`) and lie at `offset` in the data, or are zero if `None`.
+    #[inline]
+    pub fn pieces(
+        &self,
+        row: usize,
+        cols: Range<usize>,
+        mut piece: impl FnMut(usize, Option<usize>, usize),
+    ) {
+        match self.rows {
+            Rows::Strided { start, stride } => {
+                piece(0, Some(start + row * stride + cols.start), cols.len())
+            }
+            Rows::Listed { list, stride } => {
+                piece(
+                    0,
+                    Some(list[row] as usize * stride + cols.start),
+                    cols.len(),
+                );
+            }
+            Rows::Windows { windows, start } => {
+                let place = windows.locate(row);
+                let mut at = cols.start;
+                while at < cols.end {
+                    let (tap, within) = (at / self.width, at % self.width);
+                    let len = (self.width - within).min(cols.end - at);
+                    let offset = windows.offset(&place, tap).map(|o| o + start + within);
+                    piece(at - cols.start, offset, len);
+                    at += len;
+                }
+            }
+        }
+    }
+
+    /// Copies `cols` of one row into `out`, as f32.
+    pub fn copy_row(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+        let data = self.data;
+        self.pieces(row, cols, |at, offset, len| {
+            let out = &mut out[at..at + len];
+            match (offset, data) {
+                (None, _) => out.fill(0.0),
+                (Some(o), Data::F32(d)) => out.copy_from_slice(&d[o..o + len]),
+                (Some(o), Data::Bf16(d)) => {
+                    out.iter_mut()
+                        .zip(&d[o..o + len])
+                        .for_each(|(to, from)| *to = from.to_f32());
+                }
+            }
+        });
+    }
+}
+
+/// Which index of a source is summed over in the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// The columns: the source is the left matrix, or the right one transposed.
+    Columns,
+    /// The rows: the source is the left matrix transposed, or the right one.
+    Rows,
+}
+
+/// One side of a product.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'a> {
+    /// The numbers.
+    pub source: Source<'a>,
+    /// The index summed over.
+    pub depth: Depth,
+}
+
+impl<'a> Operand<'a> {
+    /// Summed over the columns of `source`.
+    pub fn by_rows(source: Source<'a>) -> Self {
+        Self {
+            source,
+            depth: Depth::Columns,
+        }
+    }
+
+    /// Summed over the rows of `source`.
+    pub fn by_columns(source: Source<'a>) -> Self {
+        Self {
+            source,
+            depth: Depth::Rows,
+        }
+    }
+
+    /// Rows of the left matrix, or columns of the right one.
+    pub fn len(&self) -> usize {
+        match self.depth {
+            Depth::Columns => self.source.count,
+            Depth::Rows => self.source.cols(),
+        }
+    }
+
+    /// Numbers summed over.
+    pub fn depth(&self) -> usize {
+        match self.depth {
+            Depth::Columns => self.source.cols(),
+            Depth::Rows => self.source.count,
+        }
+    }
+}

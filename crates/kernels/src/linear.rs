@@ -1,0 +1,284 @@
+//! Linear maps whose weights depend on the row.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::gemm::product::{Onto, Product, run};
+use crate::gemm::source::{Data, Operand, Rows, Source};
+use crate::gemm::{Kernel, Precision};
+use crate::segments::Segments;
+use crate::storage::{data, floats, with_data, with_floats};
+
+/// `y[l] = W_g x[l] + b_g`, where g is the group of row l. Rows in no segment give zeros.
+///
+/// # Shapes
+/// x `[L, in]`; w `[G * out, in]`, the groups stacked along the rows, f32 or bf16; bias `[G * out]` -> `[L, out]`.
+/// All but w are f32.
+///
+/// # Errors
+/// If the shapes do not agree, G is less than `segments.groups()`, or a tensor is not on the CPU.
+pub fn linear(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    segments: &Segments,
+    precision: Precision,
+) -> Result<Tensor> {
+    let (rows, input) = x.dims2()?;
+    let (stacked, columns) = w.dims2()?;
+    if columns != input || stacked % segments.groups() != 0 || segments.end() > rows {
+        bail!(
+            "linear: x {:?}, w {:?}, {} groups over {} rows",
+            x.dims(),
+            w.dims(),
+            segments.groups(),
+            segments.end()
+        );
+    }
+    let op = Linear {
+        segments: segments.clone(),
+        precision,
+    };
+    let (x, w) = (x.contiguous()?, w.contiguous()?);
+    match bias {
+        None => x.apply_op2(&w, op),
+        Some(b) if b.dims() == [stacked] => x.apply_op3(&w, &b.contiguous()?, op),
+        Some(b) => bail!("linear: bias {:?} for weights {:?}", b.dims(), w.dims()),
+    }
+}
+
+struct Linear {
+    segments: Segments,
+    precision: Precision,
+}
+
+/// Extents of one call: rows, inputs, outputs a group.
+#[derive(Clone, Copy)]
+struct Extents {
+    rows: usize,
+    input: usize,
+    output: usize,
+}
+
+impl Linear {
+    fn extents(&self, x: &[usize], w: &[usize]) -> Extents {
+        Extents {
+            rows: x[0],
+            input: x[1],
+            output: w[0] / self.segments.groups(),
+        }
+    }
+
+    fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<f32> {
+        let mut y = vec![0.0; e.rows * e.output];
+        let products: Vec<Product> = (self.segments.parts().iter())
+            .map(|(rows, group)| Product {
+                a: Operand::by_rows(rows_of(x, rows.start, rows.len(), e.input)),
+                b: Operand::by_rows(group_of(w, *group, e)),
+                c: y[rows.start * e.output..].as_mut_ptr(),
+                ldc: e.output,
+                onto: bias.map_or(Onto::Zero, |b| {
+                    Onto::Bias(&b[group * e.output..][..e.output])
+                }),
+            })
+            .collect();
+        // SAFETY: segments are disjoint rows of y.
+        unsafe { run(Kernel::new(self.precision), &products) };
+        y
+    }
+
+    /// dX = dY W.
+    fn grad_x(&self, grad: &[f32], w: Data, e: Extents) -> Vec<f32> {
+        let mut dx = vec![0.0; e.rows * e.input];
+        let products: Vec<Product> = (self.segments.parts().iter())
+            .map(|(rows, group)| Product {
+                a: Operand::by_rows(rows_of(grad, rows.start, rows.len(), e.output)),
+                b: Operand::by_columns(group_of(w, *group, e)),
+                c: dx[rows.start * e.input..].as_mut_ptr(),
+                ldc: e.input,
+                onto: Onto::Zero,
+            })
+            .collect();
+        // SAFETY: segments are disjoint rows of dx.
+        unsafe { run(Kernel::new(self.precision), &products) };
+        dx
+    }
+
+    /// dW = dY^T X, summed over all ranges of each group.
+    fn grad_w(&self, x: &[f32], grad: &[f32], e: Extents) -> Vec<f32> {
+        let groups = self.segments.groups();
+        let mut dw = vec![0.0; groups * e.output * e.input];
+        let lists = self.rows_by_group();
+        let products: Vec<Product> = (lists.iter().zip(dw.chunks_mut(e.output * e.input)))
+            .map(|(list, dw)| Product {
+                a: Operand::by_columns(listed(grad, list, e.output)),
+                b: Operand::by_columns(listed(x, list, e.input)),
+                c: dw.as_mut_ptr(),
+                ldc: e.input,
+                onto: Onto::Zero,
+            })
+            .collect();
+        // SAFETY: each group has its own part of dw.
+        unsafe { run(Kernel::new(self.precision), &products) };
+        dw
+    }
+
+    fn rows_by_group(&self) -> Vec<Vec<u32>> {
+        (0..self.segments.groups())
+            .map(|g| {
+                self.segments
+                    .of_group(g)
+                    .flatten()
+                    .map(|row| row as u32)
+                    .collect()
+            })
+            .collect()
+    }
+
+    fn grad_bias(&self, grad: &[f32], output: usize) -> Vec<f32> {
+        let ranges = |g| {
+            self.segments
+                .of_group(g)
+                .map(|r| &grad[r.start * output..r.end * output])
+        };
+        (0..self.segments.groups())
+            .flat_map(|g| {
+                sum_rows(
+                    ranges(g)
+                        .flat_map(|part| part.chunks(CHUNK * output))
+                        .collect(),
+                    output,
+                )
+            })
+            .collect()
+    }
+
+    fn gradients(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let e = self.extents(x.dims(), w.dims());
+        let device = x.device();
+        with_floats(grad, |dy| {
+            let mut found = (None, None);
+            if x.track_op() {
+                let dx = with_data(w, |w| Ok(self.grad_x(dy, w, e)))?;
+                found.0 = Some(Tensor::from_vec(dx, x.dims(), device)?);
+            }
+            if w.track_op() {
+                let dw = with_floats(x, |x| Ok(self.grad_w(x, dy, e)))?;
+                found.1 = Some(Tensor::from_vec(dw, w.dims(), device)?.to_dtype(w.dtype())?);
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// Rows summed by one task of `sum_rows`.
+const CHUNK: usize = 256;
+
+/// The sum of all rows of `width` numbers in `parts`; the order of summation does not depend on the threads.
+pub(crate) fn sum_rows(parts: Vec<&[f32]>, width: usize) -> Vec<f32> {
+    let sum = |mut total: Vec<f32>, row: &[f32]| {
+        total.iter_mut().zip(row).for_each(|(t, v)| *t += v);
+        total
+    };
+    let sums: Vec<Vec<f32>> = parts
+        .into_par_iter()
+        .map(|part| part.chunks_exact(width).fold(vec![0.0; width], sum))
+        .collect();
+    sums.iter()
+        .fold(vec![0.0; width], |total, row| sum(total, row))
+}
+
+fn rows_of(x: &[f32], start: usize, count: usize, width: usize) -> Source<'_> {
+    Source::matrix(
+        Data::F32(&x[start * width..][..count * width]),
+        count,
+        width,
+        width,
+    )
+}
+
+fn listed<'a>(x: &'a [f32], list: &'a [u32], width: usize) -> Source<'a> {
+    Source {
+        rows: Rows::Listed {
+            list,
+            stride: width,
+        },
+        ..Source::matrix(Data::F32(x), list.len(), width, width)
+    }
+}
+
+fn group_of(w: Data<'_>, group: usize, e: Extents) -> Source<'_> {
+    let range = group * e.output * e.input..(group + 1) * e.output * e.input;
+    let data = match w {
+        Data::F32(v) => Data::F32(&v[range]),
+        Data::Bf16(v) => Data::Bf16(&v[range]),
+    };
+    Source::matrix(data, e.output, e.input, e.input)
+}
+
+impl CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let e = self.extents(lx.dims(), lw.dims());
+        let y = self.forward(floats(x, lx)?, data(w, lw)?, None, e);
+        Ok((CpuStorage::F32(y), (e.rows, e.output).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.gradients(x, w, grad)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear-bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let e = self.extents(lx.dims(), lw.dims());
+        let y = self.forward(floats(x, lx)?, data(w, lw)?, Some(floats(b, lb)?), e);
+        Ok((CpuStorage::F32(y), (e.rows, e.output).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = self.gradients(x, w, grad)?;
+        let output = w.dim(0)? / self.segments.groups();
+        let db = with_floats(grad, |dy| Ok(self.grad_bias(dy, output)))?;
+        Ok((dx, dw, Some(Tensor::from_vec(db, b.dims(), b.device())?)))
+    }
+}

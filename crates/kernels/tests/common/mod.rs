@@ -1,0 +1,76 @@
+//! Random tensors, and gradients checked by differences.
+
+use candle_core::{Device, Result, Tensor, Var};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+/// A generator for one test.
+pub fn rng(seed: u64) -> Pcg64Mcg {
+    Pcg64Mcg::seed_from_u64(seed)
+}
+
+/// Uniform numbers in -1..1.
+pub fn uniform(rng: &mut Pcg64Mcg, shape: &[usize]) -> Tensor {
+    let values: Vec<f32> = (0..shape.iter().product::<usize>())
+        .map(|_| rng.random_range(-1.0..1.0))
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// All numbers of a tensor, as f64.
+pub fn values(t: &Tensor) -> Vec<f64> {
+    let t = t.to_dtype(candle_core::DType::F64).unwrap();
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// |a - b| / |b|, or |a| where b is zero.
+pub fn relative_error(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let scale = norm(&mut b.iter().copied());
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / if scale > 0.0 { scale } else { 1.0 }
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    values(a).iter().zip(values(b)).map(|(a, b)| a * b).sum()
+}
+
+/// Compares the gradient of each of `inputs` along random directions with central differences of `f`.
+/// `step` may be large where `f` is linear in each input.
+#[allow(dead_code)]
+pub fn check_gradients(
+    rng: &mut Pcg64Mcg,
+    inputs: &[Tensor],
+    step: f64,
+    tolerance: f64,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let vars: Vec<Var> = inputs
+        .iter()
+        .map(|t| Var::from_tensor(t).unwrap())
+        .collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = f(&tensors).unwrap();
+    let weight = uniform(rng, y.dims());
+    let loss = (&y * &weight).unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    for (i, var) in vars.iter().enumerate() {
+        let grad = grads
+            .get(var)
+            .unwrap_or_else(|| panic!("input {i} has no gradient"));
+        assert_eq!(grad.dims(), inputs[i].dims());
+        let direction = uniform(rng, inputs[i].dims());
+        let at = |sign: f64| {
+            let mut moved = inputs.to_vec();
+            moved[i] = (&inputs[i] + (&direction * (sign * step)).unwrap()).unwrap();
+            dot(&f(&moved).unwrap(), &weight)
+        };
+        let expected = (at(1.0) - at(-1.0)) / (2.0 * step);
+        let found = dot(grad, &direction);
+        let scale = dot(&grad.sqr().unwrap(), &direction.sqr().unwrap()).sqrt();
+        assert!(
+            (found - expected).abs() <= tolerance * scale.max(1e-3),
+            "input {i}: gradient {found}, differences {expected}, scale {scale}"
+        );
+    }
+}
