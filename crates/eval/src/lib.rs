@@ -3,6 +3,8 @@
 //! Knows no tensor and no model.
 
 pub mod blobs;
+pub mod detector;
+pub mod features;
 pub mod impacts;
 pub mod motion;
 pub mod onsets;

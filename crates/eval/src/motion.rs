@@ -6,6 +6,8 @@ use crate::plane::{Plane, luma, shrink};
 
 /// Pixels of the longer side of the planes that motion is measured on.
 const LONG_SIDE: usize = 112;
+/// What a motion must gain in mean luma difference for each longer side that it moves.
+const COST: f32 = 0.05;
 
 /// A camera's movement between two frames: where a point seen at `p` (fractions of the longer
 /// side from the middle of the picture) was in the frame before is `p * (1 + zoom) + (dx, dy)`.
@@ -85,19 +87,23 @@ pub fn small(full: PixelSize) -> PixelSize {
 
 /// The motion from `now` back to `before`: robust Gauss-Newton on the luma (Lucas & Kanade 1981,
 /// with Tukey's weights so that moving objects do not count), from `guess` and from rest.
+///
+/// Where a featureless background would let a lone object pass for the camera's motion, rest is
+/// preferred: motion must explain what rest does not.
 fn between(before: &Plane, now: &Plane, guess: Motion) -> Motion {
-    [guess, Motion::default()]
-        .map(|start| {
-            let mut motion = start;
-            for scale in [0.25, 0.12, 0.06, 0.04] {
-                for _ in 0..4 {
-                    motion = improve(before, now, motion, scale);
-                }
+    let follow = |start: Motion| {
+        let mut motion = start;
+        for scale in [0.25, 0.12, 0.06, 0.04] {
+            for _ in 0..4 {
+                motion = improve(before, now, motion, scale);
             }
-            motion
-        })
+        }
+        motion
+    };
+    let cost = |m: Motion| misfit(before, now, m) + COST * (m.dx.abs() + m.dy.abs() + m.zoom.abs());
+    [Motion::default(), follow(Motion::default()), follow(guess)]
         .into_iter()
-        .min_by(|&a, &b| misfit(before, now, a).total_cmp(&misfit(before, now, b)))
+        .min_by(|&a, &b| cost(a).total_cmp(&cost(b)))
         .unwrap_or_default()
 }
 
