@@ -6,7 +6,9 @@
 
 mod error;
 pub mod pickle;
+mod text;
 mod weights;
 
 pub use error::{ModelError, Result};
+pub use text::{Special, TextTokenizer};
 pub use weights::{Init, Vars, WeightFiles, Weights, save_weights};
