@@ -4,9 +4,14 @@
 //! K head dim, C channels, F/H/W latent grid, A audio latents.
 #![warn(missing_docs)]
 
+pub mod dit;
 mod error;
 pub mod pickle;
+pub mod public;
+mod plain;
+pub mod positions;
 mod text;
+pub mod tokens;
 mod weights;
 
 pub use error::{ModelError, Result};

@@ -1,0 +1,268 @@
+//! The shape of a transformer, as data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{ModelError, Result};
+
+/// The gated unit between the two projections of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MlpKind {
+    /// `g * sigmoid(1.702 g)` of inputs clamped above at 7; hidden size 4 x width.
+    Gelu7,
+    /// Gate and linear columns in turn; hidden size about 8/3 x width.
+    Swiglu7,
+}
+
+/// Which tokens a video token sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttentionKind {
+    /// All.
+    Full,
+    /// Frames within [`DitConfig::local_frames`] of its own, all audio and all text.
+    Local,
+}
+
+/// One layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerKind {
+    /// Three sets of weights, for video, audio and text, instead of one.
+    pub per_modality: bool,
+    /// The MLP.
+    pub mlp: MlpKind,
+    /// The attention.
+    pub attention: AttentionKind,
+}
+
+/// How audio and text are placed in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionStyle {
+    /// The super-resolution models: audio stretched over the video, text at its start.
+    V1,
+    /// The base model: audio at a quarter of video's pace, text before the clip.
+    V2,
+}
+
+/// What text tokens are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextConfig {
+    /// Numbers a token.
+    pub channels: usize,
+    /// With a vocabulary, tokens come as ids, are embedded by a table, and the next one is predicted;
+    /// without, as features of a text encoder.
+    pub vocabulary: Option<usize>,
+}
+
+/// The shape of a transformer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DitConfig {
+    /// D.
+    pub width: usize,
+    /// K; a multiple of 8.
+    pub head_dim: usize,
+    /// Query heads.
+    pub num_heads_q: usize,
+    /// Key and value heads; a divisor of the query heads.
+    pub num_heads_kv: usize,
+    /// From the first to the last.
+    pub layers: Vec<LayerKind>,
+    /// Channels of a video latent.
+    pub video_channels: usize,
+    /// Latents a token along time, height, width.
+    pub patch: [usize; 3],
+    /// Channels of an audio latent.
+    pub audio_channels: usize,
+    /// Text.
+    pub text: TextConfig,
+    /// Placement in time.
+    pub positions: PositionStyle,
+    /// Reach of [`AttentionKind::Local`] in frames to each side.
+    pub local_frames: usize,
+}
+
+impl DitConfig {
+    /// The full-size model of the public weights: 15.28B parameters.
+    pub fn horse_15b() -> Self {
+        let mut layers = sandwich(40, 4);
+        for layer in &mut layers[..4] {
+            layer.mlp = MlpKind::Gelu7;
+        }
+        Self {
+            width: 5120,
+            head_dim: 128,
+            num_heads_q: 40,
+            num_heads_kv: 8,
+            layers,
+            video_channels: 48,
+            patch: [1, 2, 2],
+            audio_channels: 64,
+            text: TextConfig {
+                channels: 3584,
+                vocabulary: None,
+            },
+            positions: PositionStyle::V2,
+            local_frames: 11,
+        }
+    }
+
+    /// The public 540p super-resolution model.
+    pub fn horse_15b_540p() -> Self {
+        Self {
+            positions: PositionStyle::V1,
+            ..Self::horse_15b()
+        }
+    }
+
+    /// The public 1080p super-resolution model: local attention in all but every fourth of the first 32
+    /// layers.
+    pub fn horse_15b_1080p() -> Self {
+        let mut config = Self::horse_15b_540p();
+        for (i, layer) in config.layers.iter_mut().enumerate() {
+            if i % 4 != 3 || i >= 32 {
+                layer.attention = AttentionKind::Local;
+            }
+        }
+        config
+    }
+
+    /// A model for one's own training, with `depth` layers of which `outer` at each end have weights a
+    /// modality; a quarter of the query heads are key and value heads where that divides.
+    pub fn small(width: usize, depth: usize, outer: usize, vocabulary: usize) -> Self {
+        let head_dim = if width >= 256 { 64 } else { 32 };
+        let heads = (width / head_dim).max(1);
+        let num_heads_kv = [4, 3, 2].into_iter().find(|n| heads.is_multiple_of(*n));
+        Self {
+            width,
+            head_dim,
+            num_heads_q: heads,
+            num_heads_kv: num_heads_kv.map_or(1, |n| heads / n),
+            layers: sandwich(depth, outer),
+            video_channels: 48,
+            patch: [1, 1, 1],
+            audio_channels: 64,
+            text: TextConfig {
+                channels: width,
+                vocabulary: Some(vocabulary),
+            },
+            positions: PositionStyle::V2,
+            local_frames: 0,
+        }
+    }
+
+    /// Checks that the numbers fit each other.
+    ///
+    /// # Errors
+    /// Says which do not.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |why: &str| Err(ModelError::Config(why.to_string()));
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(8) {
+            return wrong("head_dim is not a multiple of 8");
+        }
+        if self.num_heads_kv == 0 || !self.num_heads_q.is_multiple_of(self.num_heads_kv) {
+            return wrong("num_heads_kv does not divide num_heads_q");
+        }
+        if self.num_heads_q == 0 || self.width == 0 || self.layers.is_empty() {
+            return wrong("it has no width, no head or no layer");
+        }
+        if self.patch.contains(&0) || self.video_channels == 0 || self.audio_channels == 0 {
+            return wrong("a patch size or channel count is 0");
+        }
+        if self.text.channels == 0 || self.text.vocabulary == Some(0) {
+            return wrong("the text has no channel or no vocabulary");
+        }
+        Ok(())
+    }
+
+    /// Numbers a video token.
+    pub fn video_token_channels(&self) -> usize {
+        self.video_channels * self.patch.iter().product::<usize>()
+    }
+
+    /// Rows of `linear_qkv` a modality: queries, keys, values, and a gate a query head.
+    pub fn qkv_rows(&self) -> usize {
+        (self.num_heads_q + 2 * self.num_heads_kv) * self.head_dim + self.num_heads_q
+    }
+
+    /// Columns of `down_proj`.
+    pub fn mlp_hidden(&self, kind: MlpKind) -> usize {
+        match kind {
+            MlpKind::Gelu7 => 4 * self.width,
+            MlpKind::Swiglu7 => self.width * 4 * 2 / 3 / 4 * 4,
+        }
+    }
+
+    /// Rows of `up_gate_proj` a modality.
+    pub fn mlp_rows(&self, kind: MlpKind) -> usize {
+        match kind {
+            MlpKind::Gelu7 => self.mlp_hidden(kind),
+            MlpKind::Swiglu7 => 2 * self.mlp_hidden(kind),
+        }
+    }
+
+    /// The number of parameters.
+    pub fn parameters(&self) -> usize {
+        let layers: usize = self.layers.iter().map(|l| self.layer_parameters(l)).sum();
+        let (video, audio) = (self.video_token_channels(), self.audio_channels);
+        let embedders = (video + audio + self.text.channels + 3) * self.width;
+        let heads = (video + audio + 2) * self.width;
+        let text = self
+            .text
+            .vocabulary
+            .map_or(0, |v| v * self.text.channels + (v + 1) * self.width);
+        layers + embedders + heads + text
+    }
+
+    fn layer_parameters(&self, layer: &LayerKind) -> usize {
+        let groups = if layer.per_modality { 3 } else { 1 };
+        let attention = self.qkv_rows() + self.num_heads_q * self.head_dim;
+        let mlp = self.mlp_rows(layer.mlp) + self.mlp_hidden(layer.mlp);
+        groups * ((attention + mlp + 2) * self.width + 2 * self.head_dim)
+    }
+}
+
+/// `outer` layers with weights a modality, shared ones, and `outer` again; SwiGLU7 and full attention.
+pub fn sandwich(depth: usize, outer: usize) -> Vec<LayerKind> {
+    (0..depth)
+        .map(|i| LayerKind {
+            per_modality: i < outer || i + outer >= depth,
+            mlp: MlpKind::Swiglu7,
+            attention: AttentionKind::Full,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_full_model_has_15_28_billion_parameters() {
+        let config = DitConfig::horse_15b();
+        config.check().unwrap();
+        let billions = config.parameters() as f64 / 1e9;
+        assert!((15.275..15.285).contains(&billions), "{billions}");
+        assert_eq!(config.mlp_hidden(MlpKind::Swiglu7), 13652);
+    }
+
+    #[test]
+    fn the_1080p_model_has_eight_full_layers() {
+        let full: Vec<usize> = DitConfig::horse_15b_1080p()
+            .layers
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| l.attention == AttentionKind::Full)
+            .map(|(i, _)| i)
+            .collect();
+        assert_eq!(full, [3, 7, 11, 15, 19, 23, 27, 31]);
+    }
+
+    #[test]
+    fn a_config_survives_json() {
+        let config = DitConfig::small(384, 10, 2, 2048);
+        config.check().unwrap();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<DitConfig>(&text).unwrap(), config);
+    }
+}

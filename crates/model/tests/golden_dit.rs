@@ -1,0 +1,248 @@
+//! The transformer against values of the public code: tokens, positions, ranges, velocities.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Device, Result, Tensor, safetensors};
+use gallop_core::LatentShape;
+use gallop_kernels::Precision;
+use gallop_model::Weights;
+use gallop_model::dit::{
+    AttentionKind, Batch, Dit, DitConfig, LayerKind, MlpKind, PositionStyle, Text, TextConfig,
+};
+use gallop_model::tokens::{SampleSpec, TokenSequence};
+use serde::Deserialize;
+
+/// Relative error allowed where the public code computes in bf16.
+const BF16: f64 = 1.5e-2;
+
+#[derive(Deserialize)]
+struct Meta {
+    num_layers: usize,
+    hidden_size: usize,
+    head_dim: usize,
+    num_heads_q: usize,
+    num_heads_kv: usize,
+    text_in_channels: usize,
+    mm_layers: Vec<usize>,
+    local_attn_layers: Vec<usize>,
+    gelu7_layers: Vec<usize>,
+    coords_style: String,
+    latent_shape: [usize; 4],
+    audio_len: usize,
+    text_len: usize,
+    frame_receptive_field: i64,
+}
+
+impl Meta {
+    fn config(&self) -> DitConfig {
+        let layer = |i| LayerKind {
+            per_modality: self.mm_layers.contains(&i),
+            mlp: match self.gelu7_layers.contains(&i) {
+                true => MlpKind::Gelu7,
+                false => MlpKind::Swiglu7,
+            },
+            attention: match self.local_attn_layers.contains(&i) {
+                true => AttentionKind::Local,
+                false => AttentionKind::Full,
+            },
+        };
+        DitConfig {
+            width: self.hidden_size,
+            head_dim: self.head_dim,
+            num_heads_q: self.num_heads_q,
+            num_heads_kv: self.num_heads_kv,
+            layers: (0..self.num_layers).map(layer).collect(),
+            video_channels: self.latent_shape[0],
+            patch: [1, 2, 2],
+            audio_channels: 64,
+            text: TextConfig {
+                channels: self.text_in_channels,
+                vocabulary: None,
+            },
+            positions: match self.coords_style.as_str() {
+                "v1" => PositionStyle::V1,
+                "v2" => PositionStyle::V2,
+                other => panic!("position style {other}"),
+            },
+            local_frames: self.frame_receptive_field.max(0) as usize,
+        }
+    }
+}
+
+struct Golden {
+    name: String,
+    config: DitConfig,
+    tensors: HashMap<String, Tensor>,
+    sequence: TokenSequence,
+    latents: Tensor,
+    text: Tensor,
+}
+
+impl Golden {
+    fn get(&self, name: &str) -> &Tensor {
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("{}: no {name}", self.name))
+    }
+
+    fn weights(&self) -> Weights {
+        let named = self.tensors.iter().filter_map(|(name, tensor)| {
+            Some((name.strip_prefix("weights.")?.to_string(), tensor.clone()))
+        });
+        Weights::memory(named.collect(), &Device::Cpu)
+    }
+
+    fn batch(&self) -> Result<Batch<'_>> {
+        Ok(Batch {
+            sequence: &self.sequence,
+            video: self.sequence.video_tokens(&[self.latents.clone()])?,
+            audio: Some(self.get("in.audio").get(0)?),
+            text: Some(Text::Features(self.text.clone())),
+            predict_text: false,
+        })
+    }
+}
+
+/// The transformers in GALLOP_GOLDEN, or in the small copy beside this file.
+fn golden() -> Vec<Golden> {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = std::env::var_os("GALLOP_GOLDEN").map_or(here, PathBuf::from);
+    let meta = std::fs::read_to_string(folder.join("dit_meta.json")).unwrap();
+    let metas: HashMap<String, Meta> = serde_json::from_str(&meta).unwrap();
+    let found: Vec<Golden> = metas
+        .into_iter()
+        .filter_map(|(name, meta)| {
+            let file = folder.join(format!("{name}.safetensors"));
+            file.exists().then(|| load(name, &meta, &file))
+        })
+        .collect();
+    assert!(!found.is_empty(), "no transformer in {}", folder.display());
+    found
+}
+
+fn load(name: String, meta: &Meta, file: &std::path::Path) -> Golden {
+    let config = meta.config();
+    let tensors = safetensors::load(file, &Device::Cpu).unwrap();
+    let [_, frames, height, width] = meta.latent_shape;
+    let latents = LatentShape {
+        frames,
+        height,
+        width,
+        audio: meta.audio_len,
+    };
+    let spec = SampleSpec::public(latents, meta.text_len);
+    let sequence = TokenSequence::new(&config, &[spec], &Device::Cpu).unwrap();
+    let video = tensors["in.video"]
+        .get(0)
+        .unwrap()
+        .permute((1, 2, 3, 0))
+        .unwrap();
+    let text = tensors["in.text"].get(0).unwrap();
+    let text = text.narrow(0, 0, meta.text_len).unwrap();
+    Golden {
+        name,
+        config,
+        tensors,
+        sequence,
+        latents: video.contiguous().unwrap(),
+        text,
+    }
+}
+
+fn relative(got: &Tensor, want: &Tensor) -> Result<f64> {
+    let norm = |t: &Tensor| t.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>();
+    Ok((norm(&(got - want)?)? / norm(want)?).sqrt())
+}
+
+#[test]
+fn golden_tokens_and_positions() -> Result<()> {
+    for g in golden() {
+        let tokens = g.sequence.video_tokens(&[g.latents.clone()])?.unwrap();
+        let want = g.get("mid.tokens").narrow(0, 0, tokens.dim(0)?)?;
+        assert_eq!(relative(&tokens, &want)?, 0.0, "{}", g.name);
+        let coordinates = g.sequence.coordinates(&g.config);
+        let want = g.get("mid.coords").to_vec2::<f32>()?;
+        assert_eq!(coordinates.len(), want.len());
+        for (got, want) in coordinates.iter().zip(&want) {
+            assert_eq!(got[..], want[..], "{}", g.name);
+        }
+        let (sin, cos) = g.sequence.rope();
+        let error = relative(&Tensor::cat(&[sin, cos], 1)?, g.get("mid.rope"))?;
+        assert!(error < 1e-6, "{}: {error}", g.name);
+    }
+    Ok(())
+}
+
+/// Which key each query sees.
+fn seen(length: usize, pairs: impl Iterator<Item = [usize; 4]>) -> Vec<bool> {
+    let mut seen = vec![false; length * length];
+    for [q0, q1, k0, k1] in pairs {
+        for q in q0..q1 {
+            seen[q * length + k0..q * length + k1].fill(true);
+        }
+    }
+    seen
+}
+
+#[test]
+fn golden_local_ranges() -> Result<()> {
+    for g in golden() {
+        let Some(q) = g.tensors.get("mid.q_ranges") else {
+            continue;
+        };
+        let ranges = |t: &Tensor| t.to_dtype(DType::U32)?.to_vec2::<u32>();
+        let pairs = ranges(q)?.into_iter().zip(ranges(g.get("mid.k_ranges"))?);
+        let length = g.sequence.len();
+        let want = seen(
+            length,
+            pairs.map(|(q, k)| [q[0], q[1], k[0], k[1]].map(|x| x as usize)),
+        );
+        let blocks = &g.sequence.plan(AttentionKind::Local).blocks;
+        let got = blocks.iter().flat_map(|b| {
+            assert!(!b.causal);
+            b.k.iter().map(|k| [b.q.start, b.q.end, k.start, k.end])
+        });
+        assert_eq!(seen(length, got), want, "{}", g.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn golden_velocities() -> Result<()> {
+    for g in golden() {
+        let weights = g.weights();
+        for precision in [Precision::Bf16, Precision::F32] {
+            let dit = Dit::new(&g.config, &weights)
+                .unwrap()
+                .with_precision(precision);
+            let out = dit.forward(&g.batch()?).unwrap();
+            let video = g.sequence.video_latents(&out.video.unwrap())?;
+            let video = video[0].permute((3, 0, 1, 2))?;
+            let errors = [
+                relative(&video, &g.get("out.video_velocity").get(0)?)?,
+                relative(&out.audio.unwrap(), &g.get("out.audio_velocity").get(0)?)?,
+            ];
+            println!(
+                "{} {precision:?}: video {:.2e}, audio {:.2e}",
+                g.name, errors[0], errors[1]
+            );
+            assert!(errors.iter().all(|&e| e <= BF16), "{}: {errors:?}", g.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn golden_streamed_layers_give_the_same() -> Result<()> {
+    let g = &golden()[0];
+    let whole = Dit::new(&g.config, &g.weights())
+        .unwrap()
+        .forward(&g.batch()?)
+        .unwrap();
+    let streamed = Dit::streamed(&g.config, &g.weights()).unwrap();
+    let parts = streamed.forward(&g.batch()?).unwrap();
+    let error = relative(&parts.video.unwrap(), &whole.video.unwrap())?;
+    assert_eq!(error, 0.0);
+    Ok(())
+}
