@@ -4,21 +4,32 @@
 #[cfg(feature = "aac")]
 mod aac;
 mod boxes;
+mod clip;
+mod demux;
 mod fail;
+mod fit;
 mod frames;
 mod h264;
+mod listen;
 mod moov;
 mod mp4;
 mod output;
+mod picture;
 mod png;
+mod resample;
 #[cfg_attr(not(feature = "aac"), path = "silent.rs")]
 mod sound;
 mod spool;
+mod sps;
 mod wav;
 mod writer;
 mod yuv;
 
+pub use clip::read_clip;
+pub use fit::fit_image;
 pub use frames::FrameNames;
+pub use listen::read_audio;
 pub use output::{Format, check_output};
+pub use picture::read_image;
 pub use png::write_image;
 pub use writer::{ClipWriter, holds_sound, write_audio, write_clip};

@@ -38,7 +38,7 @@ impl Format {
         }
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase());
         match ending.as_deref() {
-            Some("mp4" | "m4v" | "mov") => Ok(Self::Mp4),
+            Some("mp4" | "m4v") => Ok(Self::Mp4),
             Some("webm") => Ok(Self::Webm),
             Some("wav") => Ok(Self::Wav),
             Some("png") => FrameNames::from_pattern(path).map(Self::Png),

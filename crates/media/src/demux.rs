@@ -1,0 +1,484 @@
+//! Reading the boxes of MP4 files (ISO/IEC 14496-12): which packets, where, and when.
+//!
+//! Written here because every count and offset of an untrusted file has to be checked before it is used.
+
+use crate::yuv::Matrix;
+
+/// Most packets a track may have.
+const MAX_PACKETS: usize = 4_000_000;
+/// Deepest nesting of descriptors that is followed.
+const MAX_DEPTH: usize = 4;
+
+/// Why a file cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// Ends before its boxes do.
+    CutShort,
+    /// Boxes that contradict each other.
+    Damaged,
+    /// No MP4 at all.
+    NotMp4,
+    /// Pieces with an index each.
+    Fragmented,
+    /// A codec other than H.264 or AAC.
+    Codec(String),
+}
+
+type Read<T> = Result<T, Wrong>;
+
+/// The tracks that can be decoded.
+#[derive(Debug, Default)]
+pub(crate) struct Movie {
+    pub video: Option<TrackIn>,
+    pub audio: Option<TrackIn>,
+}
+
+/// One packet and when it is shown or heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PacketIn {
+    pub offset: usize,
+    pub size: usize,
+    /// Units of the track.
+    pub time: i64,
+    pub duration: u32,
+}
+
+/// A track and all its packets, in order of decoding.
+#[derive(Debug, Default)]
+pub(crate) struct TrackIn {
+    /// Units a second.
+    pub scale: u32,
+    pub packets: Vec<PacketIn>,
+    pub edit: Edit,
+    /// Quarter turns clockwise.
+    pub turns: u8,
+    pub codec: CodecIn,
+}
+
+/// Which part of a track is shown, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Edit {
+    /// Seconds of nothing first.
+    pub delay: f64,
+    /// The unit of the track that is shown first.
+    pub start: i64,
+    /// Seconds shown; `None` for all.
+    pub length: Option<f64>,
+}
+
+/// What a decoder needs to know.
+#[derive(Debug, Default)]
+pub(crate) enum CodecIn {
+    #[default]
+    Unknown,
+    /// Parameter sets, bytes of a unit's length, and the colours if the file says them.
+    H264 {
+        sets: Vec<Vec<u8>>,
+        length_size: usize,
+        matrix: Option<Matrix>,
+    },
+    /// AudioSpecificConfig.
+    Aac(Vec<u8>),
+}
+
+/// Finds the first video and the first audio track.
+pub(crate) fn movie(data: &[u8]) -> Read<Movie> {
+    if data.len() < 12 || !matches!(&data[4..8], b"ftyp" | b"moov" | b"wide" | b"mdat" | b"free") {
+        return Err(Wrong::NotMp4);
+    }
+    let mut moov = None;
+    for part in boxes(data) {
+        match part? {
+            (b"moov", body) => moov = Some(body),
+            (b"moof", _) => return Err(Wrong::Fragmented),
+            _ => {}
+        }
+    }
+    let moov = moov.ok_or(Wrong::CutShort)?;
+    let header = Bytes(child(moov, b"mvhd")?.ok_or(Wrong::Damaged)?);
+    let scale = header.u32(if header.u8(0)? == 1 { 20 } else { 12 })?;
+    let mut movie = Movie::default();
+    let mut unknown = None;
+    for part in boxes(moov) {
+        let (b"trak", body) = part? else { continue };
+        let track = match trak(body, scale, data.len()) {
+            Err(Wrong::Codec(name)) => {
+                unknown.get_or_insert(name);
+                continue;
+            }
+            track => track?,
+        };
+        match track.codec {
+            CodecIn::H264 { .. } if movie.video.is_none() => movie.video = Some(track),
+            CodecIn::Aac(_) if movie.audio.is_none() => movie.audio = Some(track),
+            _ => {}
+        }
+    }
+    match unknown {
+        Some(name) if movie.video.is_none() => Err(Wrong::Codec(name)),
+        _ => Ok(movie),
+    }
+}
+
+fn trak(body: &[u8], movie_scale: u32, file: usize) -> Read<TrackIn> {
+    let mdia = child(body, b"mdia")?.ok_or(Wrong::Damaged)?;
+    let mdhd = Bytes(child(mdia, b"mdhd")?.ok_or(Wrong::Damaged)?);
+    let scale = mdhd.u32(if mdhd.u8(0)? == 1 { 20 } else { 12 })?;
+    let hdlr = Bytes(child(mdia, b"hdlr")?.ok_or(Wrong::Damaged)?);
+    let kind = hdlr.get(8, 4)?;
+    if kind != b"vide" && kind != b"soun" {
+        return Ok(TrackIn::default());
+    }
+    if scale == 0 || movie_scale == 0 {
+        return Err(Wrong::Damaged);
+    }
+    let minf = child(mdia, b"minf")?.ok_or(Wrong::Damaged)?;
+    let stbl = child(minf, b"stbl")?.ok_or(Wrong::Damaged)?;
+    let stsd = Bytes(child(stbl, b"stsd")?.ok_or(Wrong::Damaged)?);
+    let codec = entry(stsd.get(8, stsd.0.len().saturating_sub(8))?)?;
+    let packets = packets(stbl, file)?;
+    let edit = match child(body, b"edts")? {
+        Some(edts) => edit(edts, movie_scale)?,
+        None => Edit::default(),
+    };
+    let tkhd = Bytes(child(body, b"tkhd")?.ok_or(Wrong::Damaged)?);
+    Ok(TrackIn {
+        scale,
+        packets,
+        edit,
+        turns: turns(&tkhd)?,
+        codec,
+    })
+}
+
+/// The rotation of a track header's matrix, where it is a quarter turn.
+fn turns(tkhd: &Bytes) -> Read<u8> {
+    let at = if tkhd.u8(0)? == 1 { 52 } else { 40 };
+    let sign = |index: usize| Ok((tkhd.u32(at + 4 * index)? as i32).signum());
+    Ok(match (sign(0)?, sign(1)?, sign(3)?, sign(4)?) {
+        (0, 1, -1, 0) => 1,
+        (-1, 0, 0, -1) => 2,
+        (0, -1, 1, 0) => 3,
+        _ => 0,
+    })
+}
+
+/// The first of the sample descriptions.
+fn entry(stsd: &[u8]) -> Read<CodecIn> {
+    let (kind, body) = boxes(stsd).next().ok_or(Wrong::Damaged)??;
+    match kind {
+        b"avc1" | b"avc3" => avc1(Bytes(body)),
+        b"mp4a" => mp4a(Bytes(body)),
+        _ => Err(Wrong::Codec(String::from_utf8_lossy(kind).trim().into())),
+    }
+}
+
+fn avc1(body: Bytes) -> Read<CodecIn> {
+    let inner = body.from(78)?;
+    let config = Bytes(child(inner, b"avcC")?.ok_or(Wrong::Damaged)?);
+    let length_size = usize::from(config.u8(4)? & 3) + 1;
+    let mut sets = Vec::new();
+    let mut at = 5;
+    for mask in [31, 255] {
+        let count = config.u8(at)? & mask;
+        at += 1;
+        for _ in 0..count {
+            let size = usize::from(config.u16(at)?);
+            sets.push(config.get(at + 2, size)?.to_vec());
+            at += 2 + size;
+        }
+    }
+    let matrix = match child(inner, b"colr")? {
+        Some(colr) if colr.starts_with(b"nclx") => {
+            let colr = Bytes(colr);
+            Matrix::from_code(colr.u16(8)? as u8, colr.u8(10)? & 0x80 != 0)
+        }
+        _ => None,
+    };
+    Ok(CodecIn::H264 {
+        sets,
+        length_size,
+        matrix,
+    })
+}
+
+fn mp4a(body: Bytes) -> Read<CodecIn> {
+    // QuickTime's longer versions put more numbers before the inner boxes.
+    let start = match body.u16(8)? {
+        0 => 28,
+        1 => 44,
+        _ => 64,
+    };
+    let inner = body.from(start)?;
+    let found = match child(inner, b"esds")? {
+        Some(esds) => Some(esds),
+        None => match child(inner, b"wave")? {
+            Some(wave) => child(wave, b"esds")?,
+            None => None,
+        },
+    };
+    let esds = found.and_then(|esds| esds.get(4..)).ok_or(Wrong::Damaged)?;
+    match decoder_config(esds, 0)? {
+        // MPEG-4 AAC, or one of the MPEG-2 profiles.
+        Some((0x40 | 0x66..=0x68, config)) => Ok(CodecIn::Aac(config)),
+        Some((kind, _)) => Err(Wrong::Codec(format!("mp4a.{kind:02x}"))),
+        None => Err(Wrong::Damaged),
+    }
+}
+
+/// Object type and decoder-specific bytes out of nested descriptors (ISO/IEC 14496-1).
+fn decoder_config(mut data: &[u8], depth: usize) -> Read<Option<(u8, Vec<u8>)>> {
+    while data.len() >= 2 && depth < MAX_DEPTH {
+        let tag = data[0];
+        let (mut size, mut at) = (0usize, 1);
+        loop {
+            let byte = *data.get(at).ok_or(Wrong::Damaged)?;
+            size = size << 7 | usize::from(byte & 127);
+            at += 1;
+            if byte & 128 == 0 || at > 4 {
+                break;
+            }
+        }
+        let body = data.get(at..at + size).ok_or(Wrong::Damaged)?;
+        data = &data[at + size..];
+        match tag {
+            3 => {
+                let flags = *body.get(2).ok_or(Wrong::Damaged)?;
+                let skip = 3 + 2 * usize::from(flags >> 7) + 2 * usize::from(flags >> 5 & 1);
+                let inner = body.get(skip..).ok_or(Wrong::Damaged)?;
+                return decoder_config(inner, depth + 1);
+            }
+            4 => {
+                let kind = *body.first().ok_or(Wrong::Damaged)?;
+                let inner = body.get(13..).ok_or(Wrong::Damaged)?;
+                let config = decoder_config(inner, depth + 1)?;
+                return Ok(Some((kind, config.map_or(Vec::new(), |(_, bytes)| bytes))));
+            }
+            5 => return Ok(Some((0, body.to_vec()))),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// The first piece of the track that is shown, and what is empty before it.
+fn edit(edts: &[u8], movie_scale: u32) -> Read<Edit> {
+    let mut edit = Edit::default();
+    let Some(elst) = child(edts, b"elst")?.map(Bytes) else {
+        return Ok(edit);
+    };
+    let wide = elst.u8(0)? == 1;
+    for index in 0..elst.u32(4)? as usize {
+        let (length, start) = match wide {
+            true => (elst.u64(8 + 20 * index)?, elst.u64(16 + 20 * index)? as i64),
+            false => {
+                let start = elst.u32(12 + 12 * index)? as i32;
+                (u64::from(elst.u32(8 + 12 * index)?), i64::from(start))
+            }
+        };
+        let seconds = length as f64 / f64::from(movie_scale);
+        if start >= 0 {
+            edit.start = start;
+            edit.length = (length > 0).then_some(seconds);
+            break;
+        }
+        edit.delay += seconds;
+    }
+    Ok(edit)
+}
+
+fn packets(stbl: &[u8], file: usize) -> Read<Vec<PacketIn>> {
+    let table = |kind| Ok::<_, Wrong>(child(stbl, kind)?.map(Bytes));
+    let sizes = sizes(&table(b"stsz")?.ok_or(Wrong::Damaged)?)?;
+    let offsets = offsets(table(b"stco")?, table(b"co64")?)?;
+    let chunks = table(b"stsc")?.ok_or(Wrong::Damaged)?;
+    let mut packets = place(&sizes, &offsets, &chunks, file)?;
+    let stts = table(b"stts")?.ok_or(Wrong::Damaged)?;
+    let mut durations = Runs::new(&stts);
+    let ctts = table(b"ctts")?;
+    let mut shifts = ctts.as_ref().map(Runs::new);
+    let mut time = 0i64;
+    for packet in &mut packets {
+        let shift = match &mut shifts {
+            Some(shifts) => shifts.next()? as i32,
+            None => 0,
+        };
+        packet.duration = durations.next()?;
+        packet.time = time + i64::from(shift);
+        time += i64::from(packet.duration);
+    }
+    Ok(packets)
+}
+
+fn sizes(stsz: &Bytes) -> Read<Vec<usize>> {
+    let (same, count) = (stsz.u32(4)? as usize, stsz.u32(8)? as usize);
+    if count > MAX_PACKETS {
+        return Err(Wrong::Damaged);
+    }
+    match same {
+        0 => (0..count)
+            .map(|i| Ok(stsz.u32(12 + 4 * i)? as usize))
+            .collect(),
+        _ => Ok(vec![same; count]),
+    }
+}
+
+fn offsets(stco: Option<Bytes>, co64: Option<Bytes>) -> Read<Vec<u64>> {
+    match (stco, co64) {
+        (Some(table), _) => (0..table.count(4)?)
+            .map(|i| Ok(u64::from(table.u32(8 + 4 * i)?)))
+            .collect(),
+        (None, Some(table)) => (0..table.count(8)?).map(|i| table.u64(8 + 8 * i)).collect(),
+        (None, None) => Err(Wrong::Damaged),
+    }
+}
+
+/// Packets in their chunks, each inside the file.
+fn place(sizes: &[usize], offsets: &[u64], stsc: &Bytes, file: usize) -> Read<Vec<PacketIn>> {
+    let runs = stsc.count(12)?;
+    let mut packets = Vec::with_capacity(sizes.len());
+    let (mut run, mut sizes) = (0, sizes.iter());
+    for (chunk, &offset) in offsets.iter().enumerate() {
+        while run + 1 < runs && stsc.u32(8 + 12 * (run + 1))? as usize <= chunk + 1 {
+            run += 1;
+        }
+        let mut at = usize::try_from(offset).map_err(|_| Wrong::Damaged)?;
+        for _ in 0..stsc.u32(12 + 12 * run)? {
+            let Some(&size) = sizes.next() else { break };
+            if at.checked_add(size).is_none_or(|end| end > file) {
+                return Err(Wrong::CutShort);
+            }
+            packets.push(PacketIn {
+                offset: at,
+                size,
+                time: 0,
+                duration: 0,
+            });
+            at += size;
+        }
+    }
+    match sizes.next() {
+        None => Ok(packets),
+        Some(_) => Err(Wrong::Damaged),
+    }
+}
+
+/// Values of a table of (count, value) pairs, one by one.
+struct Runs<'a> {
+    table: &'a Bytes<'a>,
+    index: usize,
+    left: u32,
+}
+
+impl<'a> Runs<'a> {
+    fn new(table: &'a Bytes<'a>) -> Self {
+        Self {
+            table,
+            index: 0,
+            left: 0,
+        }
+    }
+
+    fn next(&mut self) -> Read<u32> {
+        while self.left == 0 {
+            self.index += 1;
+            if self.index > self.table.count(8)? {
+                return Err(Wrong::Damaged);
+            }
+            self.left = self.table.u32(8 * self.index)?;
+        }
+        self.left -= 1;
+        self.table.u32(8 * self.index + 4)
+    }
+}
+
+/// Bytes read by offset, each read checked.
+#[derive(Clone, Copy)]
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn get(&self, at: usize, count: usize) -> Read<&'a [u8]> {
+        let end = at.checked_add(count).ok_or(Wrong::Damaged)?;
+        self.0.get(at..end).ok_or(Wrong::Damaged)
+    }
+
+    fn from(&self, at: usize) -> Read<&'a [u8]> {
+        self.0.get(at..).ok_or(Wrong::Damaged)
+    }
+
+    fn u8(&self, at: usize) -> Read<u8> {
+        Ok(self.get(at, 1)?[0])
+    }
+
+    fn u16(&self, at: usize) -> Read<u16> {
+        let bytes = self.get(at, 2)?;
+        Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
+    }
+
+    fn u32(&self, at: usize) -> Read<u32> {
+        let high = u32::from(self.u16(at)?);
+        Ok(high << 16 | u32::from(self.u16(at + 2)?))
+    }
+
+    fn u64(&self, at: usize) -> Read<u64> {
+        let high = u64::from(self.u32(at)?);
+        Ok(high << 32 | u64::from(self.u32(at + 4)?))
+    }
+
+    /// The number of entries of a table, of `size` bytes each, that its box holds.
+    fn count(&self, size: usize) -> Read<usize> {
+        let count = self.u32(4)? as usize;
+        match count <= self.0.len().saturating_sub(8) / size {
+            true => Ok(count),
+            false => Err(Wrong::Damaged),
+        }
+    }
+}
+
+type Part<'a> = (&'a [u8; 4], &'a [u8]);
+
+/// The boxes that follow each other in `data`.
+fn boxes(mut data: &[u8]) -> impl Iterator<Item = Read<Part<'_>>> {
+    std::iter::from_fn(move || {
+        // A few zero bytes may close a list.
+        if data.len() < 8 {
+            return None;
+        }
+        let part = first_box(data);
+        data = match &part {
+            Ok((_, end)) => &data[*end..],
+            Err(_) => &[],
+        };
+        Some(part.map(|(part, _)| part))
+    })
+}
+
+/// The first box and where it ends.
+fn first_box(data: &[u8]) -> Read<(Part<'_>, usize)> {
+    let bytes = Bytes(data);
+    let (size, header) = match bytes.u32(0)? {
+        0 => (data.len(), 8),
+        1 => {
+            let size = usize::try_from(bytes.u64(8)?).map_err(|_| Wrong::Damaged)?;
+            (size, 16)
+        }
+        size => (size as usize, 8),
+    };
+    if size < header {
+        return Err(Wrong::Damaged);
+    }
+    let body = data.get(header..size).ok_or(Wrong::CutShort)?;
+    let kind = data[4..8].try_into().map_err(|_| Wrong::Damaged)?;
+    Ok(((kind, body), size))
+}
+
+/// The body of the first box of a kind.
+fn child<'a>(data: &'a [u8], kind: &[u8; 4]) -> Read<Option<&'a [u8]>> {
+    for part in boxes(data) {
+        let (found, body) = part?;
+        if found == kind {
+            return Ok(Some(body));
+        }
+    }
+    Ok(None)
+}
