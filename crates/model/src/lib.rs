@@ -10,6 +10,7 @@ pub mod pickle;
 pub mod public;
 mod plain;
 pub mod positions;
+pub mod public;
 mod text;
 pub mod tokens;
 mod weights;

@@ -75,6 +75,19 @@ impl WeightFiles {
         Some(&shard.metadata.info(name)?.shape)
     }
 
+    /// The number type of a tensor.
+    pub fn dtype(&self, name: &str) -> Option<safetensors::Dtype> {
+        let shard = &self.shards[*self.routes.get(name)?];
+        Some(shard.metadata.info(name)?.dtype)
+    }
+
+    /// A tensor's bytes where they lie in the file: row-major, little-endian.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let shard = &self.shards[*self.routes.get(name)?];
+        let (start, end) = shard.metadata.info(name)?.data_offsets;
+        shard.map.get(shard.header + start..shard.header + end)
+    }
+
     /// A value of the header of the first file that has it.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.shards

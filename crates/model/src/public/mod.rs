@@ -1,0 +1,18 @@
+//! The parts around the transformer of the public full-size model, each exact to its public code:
+//! video autoencoders, audio autoencoder, text encoder, and the folder that they lie in.
+
+mod error;
+mod folder;
+mod layers;
+pub mod oobleck;
+pub mod resample;
+mod shim;
+pub mod source;
+mod stages;
+pub mod t5gemma;
+pub mod turbo_vaed;
+pub mod wan_vae;
+
+pub use error::{PublicError, Result};
+pub use folder::{Inventory, Part, PartState, PublicModel};
+pub use stages::TextStage;
