@@ -3,9 +3,9 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::gemm::product::{Onto, Product, run};
+use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
-use crate::gemm::{Kernel, Precision};
+use crate::gemm::{Kernel, Packed, Precision, Side};
 use crate::segments::Segments;
 use crate::storage::{data, floats, with_data, with_floats};
 
@@ -70,38 +70,56 @@ impl Linear {
     }
 
     fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<f32> {
-        let mut y = vec![0.0; e.rows * e.output];
-        let products: Vec<Product> = (self.segments.parts().iter())
-            .map(|(rows, group)| Product {
-                a: Operand::by_rows(rows_of(x, rows.start, rows.len(), e.input)),
-                b: Operand::by_rows(group_of(w, *group, e)),
-                c: y[rows.start * e.output..].as_mut_ptr(),
-                ldc: e.output,
-                onto: bias.map_or(Onto::Zero, |b| {
-                    Onto::Bias(&b[group * e.output..][..e.output])
-                }),
-            })
-            .collect();
-        // SAFETY: segments are disjoint rows of y.
-        unsafe { run(Kernel::new(self.precision), &products) };
-        y
+        let bias = |group: usize| bias.map(|b| &b[group * e.output..][..e.output]);
+        self.by_rows((x, e.input), e.output, bias, |group| {
+            Operand::by_rows(group_of(w, group, e))
+        })
     }
 
     /// dX = dY W.
     fn grad_x(&self, grad: &[f32], w: Data, e: Extents) -> Vec<f32> {
-        let mut dx = vec![0.0; e.rows * e.input];
-        let products: Vec<Product> = (self.segments.parts().iter())
-            .map(|(rows, group)| Product {
-                a: Operand::by_rows(rows_of(grad, rows.start, rows.len(), e.output)),
-                b: Operand::by_columns(group_of(w, *group, e)),
-                c: dx[rows.start * e.input..].as_mut_ptr(),
-                ldc: e.input,
-                onto: Onto::Zero,
+        self.by_rows(
+            (grad, e.output),
+            e.input,
+            |_| None,
+            |group| Operand::by_columns(group_of(w, group, e)),
+        )
+    }
+
+    /// Each row of `x`, of `width` numbers, times the matrix of its group.
+    fn by_rows<'a>(
+        &self,
+        (x, width): (&'a [f32], usize),
+        output: usize,
+        bias: impl Fn(usize) -> Option<&'a [f32]>,
+        weights: impl Fn(usize) -> Operand<'a>,
+    ) -> Vec<f32> {
+        let kernel = Kernel::new(self.precision);
+        let mut y = vec![0.0; x.len() / width.max(1) * output];
+        let packed: Vec<Option<Packed>> = (0..self.segments.groups())
+            .map(|g| {
+                self.shared(g)
+                    .then(|| Packed::whole(kernel, Side::Right, &weights(g)))
             })
             .collect();
-        // SAFETY: segments are disjoint rows of dx.
-        unsafe { run(Kernel::new(self.precision), &products) };
-        dx
+        let products: Vec<Product> = (self.segments.parts().iter())
+            .map(|(rows, group)| Product {
+                a: Operand::by_rows(rows_of(x, rows.start, rows.len(), width)),
+                b: weights(*group),
+                packed: packed[*group].as_ref(),
+                c: y[rows.start * output..].as_mut_ptr(),
+                ldc: output,
+                bias: bias(*group),
+            })
+            .collect();
+        // SAFETY: segments are disjoint rows of y.
+        unsafe { run(kernel, &products) };
+        y
+    }
+
+    /// Whether several ranges use the weights of a group.
+    fn shared(&self, group: usize) -> bool {
+        self.segments.of_group(group).count() > 1
     }
 
     /// dW = dY^T X, summed over all ranges of each group.
@@ -115,7 +133,8 @@ impl Linear {
                 b: Operand::by_columns(listed(x, list, e.input)),
                 c: dw.as_mut_ptr(),
                 ldc: e.input,
-                onto: Onto::Zero,
+                bias: None,
+                packed: None,
             })
             .collect();
         // SAFETY: each group has its own part of dw.

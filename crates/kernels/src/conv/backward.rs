@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::geometry::{Dim, Geometry};
 use super::{Conv, Padding, depthwise};
 use crate::gemm::Kernel;
-use crate::gemm::product::{Onto, Product, run};
+use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::windows::{Axis, DIMS, Windows};
 
@@ -122,7 +122,8 @@ impl Conv {
                 }),
                 c: target[group * g.input_width()..].as_mut_ptr(),
                 ldc: g.input,
-                onto: Onto::Zero,
+                bias: None,
+                packed: None,
             })
             .collect();
         // SAFETY: each group writes its own columns.
@@ -160,7 +161,8 @@ impl Conv {
                 b: Operand::by_columns(g.window_source(x, &windows, group)),
                 c: dw.as_mut_ptr(),
                 ldc: g.taps() * g.input_width(),
-                onto: Onto::Zero,
+                bias: None,
+                packed: None,
             })
             .collect();
         // SAFETY: each group has its own part of dw.

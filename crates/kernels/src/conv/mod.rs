@@ -6,7 +6,7 @@ mod geometry;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::gemm::product::{Onto, Product, run};
+use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Source};
 use crate::gemm::{Kernel, Precision};
 use crate::storage::{data, floats, with_data, with_floats};
@@ -143,7 +143,8 @@ impl Conv {
                 b: Operand::by_rows(self.weights(w, group)),
                 c: y[group * width..].as_mut_ptr(),
                 ldc: g.output,
-                onto: bias.map_or(Onto::Zero, |b| Onto::Bias(&b[group * width..][..width])),
+                bias: bias.map(|b| &b[group * width..][..width]),
+                packed: None,
             })
             .collect();
         // SAFETY: each group writes its own columns of y.

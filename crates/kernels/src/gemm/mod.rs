@@ -27,13 +27,24 @@
 //! Any sizes work; the f32 numbers are rounded to bf16 while packing under `Precision::Bf16`.
 //! Packing costs about as much as multiplying with 10 columns, so pack what is used again once.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod check;
 mod dense;
+mod kernel;
 mod packed;
+mod panels;
+mod plan;
 pub(crate) mod product;
 pub(crate) mod source;
 pub(crate) mod windows;
 
-pub use packed::{Kernel, Matrix, Packed};
+pub use check::describe;
+pub use kernel::Kernel;
+pub(crate) use kernel::Side;
+pub use packed::{Matrix, Packed};
 
 /// How exact the products are. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

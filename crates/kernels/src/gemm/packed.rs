@@ -1,11 +1,14 @@
-//! Operands copied into the layout that a kernel reads, and the choice of the kernel.
+//! Operands copied into the layout that a kernel reads.
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Precision;
 use super::dense::{self, Dense};
+use super::kernel::{Engine, Kernel, Side};
+use super::panels::{self, LINE, Line, Panels, Scratch};
 use super::source::{Data, Depth, Operand, Source};
-use crate::isa::{Isa, isa};
 
 /// A row-major matrix of f32 numbers, for the block level.
 #[derive(Clone, Copy, Debug)]
@@ -53,133 +56,47 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// The way of multiplying, fixed for the time of one operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kernel {
-    isa: Isa,
-    precision: Precision,
-}
-
-/// Which side of the product an operand is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Gives the rows of the product.
-    Left,
-    /// Gives its columns.
-    Right,
-}
-
-impl Kernel {
-    /// The kernel for the current `isa()`.
-    pub fn new(precision: Precision) -> Self {
-        Self {
-            isa: isa(),
-            precision,
-        }
-    }
-
-    /// An empty left operand.
-    pub fn left(self) -> Packed {
-        Packed::new(self, Side::Left)
-    }
-
-    /// An empty right operand.
-    pub fn right(self) -> Packed {
-        Packed::new(self, Side::Right)
-    }
-
-    /// `C = A B`, or `C += A B` if `add`, on this thread. C is row-major with rows `ldc` apart.
-    ///
-    /// # Panics
-    /// If the operands' depths differ or `c` is too short.
-    pub fn multiply(self, a: &Packed, b: &Packed, c: &mut [f32], ldc: usize, add: bool) {
-        let shape = [a.len, b.len, a.depth];
-        let needed = if a.len == 0 {
-            0
-        } else {
-            (a.len - 1) * ldc + b.len
-        };
-        assert!(
-            a.depth == b.depth && c.len() >= needed && ldc >= b.len,
-            "operands do not fit: {shape:?}"
-        );
-        let start = if add { Start::Add } else { Start::Zero };
-        let (a, b) = (Block::new(a, 0, 0), Block::new(b, 0, 0));
-        // SAFETY: C was checked, and the blocks are the whole operands.
-        unsafe { self.block(a, b, shape, (c.as_mut_ptr(), ldc), start) }
-    }
-
-    /// One block of a product.
-    ///
-    /// # Safety
-    /// The blocks must hold `m` and `n` items of depth `k` from where they start, packed by this kernel,
-    /// and `c.0` must be writable for `m` rows of `n` numbers that are `c.1` apart.
-    pub(crate) unsafe fn block(
-        self,
-        a: Block,
-        b: Block,
-        mnk: [usize; 3],
-        c: (*mut f32, usize),
-        start: Start,
-    ) {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let add = start.prepare(mnk, c);
-            match self.isa {
-                Isa::Portable => dense::multiply_plain(a.dense(), b.dense(), mnk, c, add),
-                _ => dense::multiply(a.dense(), b.dense(), mnk, c, add),
-            }
-        }
-    }
-}
-
-/// What a block of the product is added to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Start {
-    /// Nothing.
-    Zero,
-    /// What is there.
-    Add,
-    /// A number for each column, from here on.
-    Bias(*const f32),
-}
-
-impl Start {
-    /// Writes the bias, if any; whether the product is to be added to what is there.
-    unsafe fn prepare(self, [m, n, _]: [usize; 3], c: (*mut f32, usize)) -> bool {
-        if let Self::Bias(bias) = self {
-            for i in 0..m {
-                // SAFETY: the caller promises n numbers of bias and m rows of C.
-                unsafe { std::ptr::copy_nonoverlapping(bias, c.0.add(i * c.1), n) };
-            }
-        }
-        !matches!(self, Self::Zero)
-    }
-}
-
-/// One operand in the layout of a kernel.
-#[derive(Debug)]
+/// One operand in the layout of a kernel. Its buffers are reused when it is packed again.
 pub struct Packed {
     kernel: Kernel,
+    engine: Engine,
     side: Side,
-    /// Row-major numbers, for the f32 path.
+    /// Panels, for the bf16 engines.
+    lines: Vec<Line>,
+    /// Rows of the source one after the other, for the f32 engines.
     dense: Vec<f32>,
-    /// Strides of `dense`.
+    /// Strides of `dense`: items, depth.
     strides: [usize; 2],
     len: usize,
     depth: usize,
+    scratch: Scratch,
 }
 
 impl Packed {
-    fn new(kernel: Kernel, side: Side) -> Self {
+    pub(crate) fn new(kernel: Kernel, side: Side) -> Self {
         Self {
             kernel,
+            engine: kernel.engine(),
             side,
+            lines: Vec::new(),
             dense: Vec::new(),
             strides: [0, 0],
             len: 0,
             depth: 0,
+            scratch: Scratch::new(),
         }
+    }
+
+    /// A whole operand, packed by all threads.
+    pub(crate) fn whole(kernel: Kernel, side: Side, operand: &Operand) -> Self {
+        let mut packed = Self::new(kernel, side);
+        (packed.len, packed.depth) = (operand.len(), operand.depth());
+        if packed.engine.packs_panels() {
+            packed.panels_by_all(operand);
+        } else {
+            packed.dense_part(operand, 0..packed.len, 0..packed.depth, true);
+        }
+        packed
     }
 
     /// Takes the rows of `m` as items, and sums over its columns.
@@ -195,6 +112,66 @@ impl Packed {
     /// Packs part of an operand on this thread.
     pub(crate) fn pack(&mut self, operand: &Operand, items: Range<usize>, depth: Range<usize>) {
         (self.len, self.depth) = (items.len(), depth.len());
+        if self.engine.packs_panels() {
+            let panels = self.layout();
+            self.make_room(panels);
+            // SAFETY: these engines are only chosen where AVX-512 BF16 is supported.
+            unsafe {
+                panels::fill(
+                    operand,
+                    (items, depth),
+                    panels,
+                    &mut self.lines,
+                    &mut self.scratch,
+                )
+            };
+        } else {
+            self.dense_part(operand, items, depth, false);
+        }
+    }
+
+    fn layout(&self) -> Panels {
+        Panels {
+            side: self.side,
+            items: self.engine.panel(self.side),
+            blocks: self.depth.div_ceil(LINE),
+        }
+    }
+
+    fn make_room(&mut self, panels: Panels) {
+        let needed = self.len.div_ceil(panels.items) * panels.lines();
+        if self.lines.len() < needed {
+            self.lines.resize(needed, Line::ZERO);
+        }
+    }
+
+    fn panels_by_all(&mut self, operand: &Operand) {
+        /// Parts that the panels are divided into.
+        const PARTS: usize = 32;
+        let panels = self.layout();
+        self.make_room(panels);
+        let (len, depth) = (self.len, self.depth);
+        let group = len.div_ceil(panels.items).div_ceil(PARTS).max(1);
+        let lines = (group * panels.lines()).max(1);
+        self.lines.par_chunks_mut(lines).enumerate().for_each_init(
+            Scratch::new,
+            |scratch, (i, part)| {
+                let first = i * group * panels.items;
+                let items = first..(first + group * panels.items).min(len);
+                // SAFETY: these engines are only chosen where AVX-512 BF16 is supported.
+                unsafe { panels::fill(operand, (items, 0..depth), panels, part, scratch) };
+            },
+        );
+    }
+
+    /// Copies rows of the source, rounded if the precision says so.
+    fn dense_part(
+        &mut self,
+        operand: &Operand,
+        items: Range<usize>,
+        depth: Range<usize>,
+        by_all: bool,
+    ) {
         let (rows, cols) = match operand.depth {
             Depth::Columns => (items, depth),
             Depth::Rows => (depth, items),
@@ -205,11 +182,25 @@ impl Packed {
             Depth::Rows => [1, width],
         };
         self.dense.resize(rows.len() * width, 0.0);
-        for (row, out) in rows.zip(self.dense.chunks_exact_mut(width.max(1))) {
-            operand.source.copy_row(row, cols.clone(), out);
-            if self.kernel.precision == Precision::Bf16 {
+        let precision = self.kernel.precision();
+        let copy = |(i, out): (usize, &mut [f32])| {
+            operand.source.copy_row(rows.start + i, cols.clone(), out);
+            if precision == Precision::Bf16 {
                 dense::round_to_bf16(out);
             }
+        };
+        let width = width.max(1);
+        if by_all {
+            self.dense
+                .par_chunks_exact_mut(width)
+                .with_min_len(16)
+                .enumerate()
+                .for_each(copy);
+        } else {
+            self.dense
+                .chunks_exact_mut(width)
+                .enumerate()
+                .for_each(copy);
         }
     }
 
@@ -227,6 +218,10 @@ impl Packed {
     pub fn depth(&self) -> usize {
         self.depth
     }
+
+    pub(crate) fn is(&self, kernel: Kernel, side: Side) -> bool {
+        self.kernel == kernel && self.side == side
+    }
 }
 
 /// Part of a packed operand: from `item` and `depth` on.
@@ -238,9 +233,10 @@ pub(crate) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// `item` and `depth` must be multiples of `ALIGN` or 0.
+    /// `item` must be a multiple of the engine's panel, `depth` of `LINE`.
     pub fn new(packed: &'a Packed, item: usize, depth: usize) -> Self {
         debug_assert!(item <= packed.len && depth <= packed.depth);
+        debug_assert!(item % packed.engine.panel(packed.side) == 0 && depth % LINE == 0);
         Self {
             packed,
             item,
@@ -248,7 +244,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    fn dense(&self) -> Dense {
+    /// Where the numbers start, for the f32 engines.
+    pub fn dense(&self) -> Dense {
         let [item, depth] = self.packed.strides;
         let at = self
             .packed
@@ -256,5 +253,12 @@ impl<'a> Block<'a> {
             .as_ptr()
             .wrapping_add(self.item * item + self.depth * depth);
         Dense { at, item, depth }
+    }
+
+    /// Where the panels start, and the lines from one to the next, for the bf16 engines.
+    pub fn panels(&self) -> (*const Line, usize) {
+        let layout = self.packed.layout();
+        let at = self.item / layout.items * layout.lines() + self.depth / LINE * layout.items;
+        (self.packed.lines.as_ptr().wrapping_add(at), layout.lines())
     }
 }

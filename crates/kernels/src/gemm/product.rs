@@ -5,38 +5,25 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::packed::{Block, Kernel, Packed, Start};
+use super::kernel::{Kernel, Side, Start};
+use super::packed::{Block, Packed};
+use super::plan::{self, Plan};
 use super::source::Operand;
 
-/// Block sizes in rows, columns and depth: the left block stays in the second-level cache.
-const ROWS: usize = 96;
-const COLS: usize = 512;
-const DEPTH: usize = 1024;
-
-/// Fewer multiplications than this are done without waking other threads.
-const SERIAL: usize = 1 << 18;
-
-/// `C = A B (+ bias)`, or `C += A B`.
+/// `C = A B (+ bias)`.
 pub struct Product<'a> {
     /// Left side, M x K.
     pub a: Operand<'a>,
     /// Right side, K x N.
     pub b: Operand<'a>,
+    /// The whole right side, where several products share it.
+    pub packed: Option<&'a Packed>,
     /// Where C starts.
     pub c: *mut f32,
     /// From one row of C to the next.
     pub ldc: usize,
-    /// What the product is added to.
-    pub onto: Onto<'a>,
-}
-
-/// What a product is added to.
-#[derive(Clone, Copy)]
-pub enum Onto<'a> {
-    /// Nothing: C is overwritten.
-    Zero,
-    /// A number for each column; C is overwritten.
-    Bias(&'a [f32]),
+    /// Added to each row of C.
+    pub bias: Option<&'a [f32]>,
 }
 
 // SAFETY: the pointer is written in disjoint blocks only, and only while `run` holds the product.
@@ -44,9 +31,23 @@ unsafe impl Send for Product<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Product<'_> {}
 
+impl Product<'_> {
+    fn shape(&self) -> [usize; 3] {
+        [self.a.len(), self.b.len(), self.a.depth()]
+    }
+}
+
+/// A product with what was packed of it beforehand.
+struct Prepared<'a> {
+    product: &'a Product<'a>,
+    left: Option<Packed>,
+    right: Option<Packed>,
+    plan: Plan,
+}
+
 /// One block of one product.
-struct Task {
-    product: usize,
+struct Task<'a> {
+    of: &'a Prepared<'a>,
     rows: Range<usize>,
     cols: Range<usize>,
 }
@@ -56,37 +57,50 @@ struct Task {
 /// # Safety
 /// Each `c` must be writable for its rows, and no two products may write the same numbers.
 pub unsafe fn run(kernel: Kernel, products: &[Product]) {
-    let tasks: Vec<Task> = products
-        .iter()
-        .enumerate()
-        .flat_map(|(i, p)| blocks(i, p))
-        .collect();
+    let (deep, flat): (Vec<_>, Vec<_>) = products.iter().partition(|p| plan::splits(p.shape()) > 1);
+    for product in deep {
+        // SAFETY: as the caller promises.
+        unsafe { split_depth(kernel, product) };
+    }
+    let prepared: Vec<Prepared> = flat.into_iter().map(|p| prepare(kernel, p)).collect();
+    let tasks: Vec<Task> = prepared.iter().flat_map(blocks).collect();
     // SAFETY: blocks of one product are disjoint, and products are, as the caller promises.
-    let work = |task: &Task| unsafe { block(kernel, &products[task.product], task) };
-    let size: usize = products
+    let work = |task: &Task| unsafe { block(kernel, task) };
+    let size: usize = prepared
         .iter()
-        .map(|p| p.a.len() * p.b.len() * p.a.depth())
+        .map(|p| p.product.shape().iter().product::<usize>())
         .sum();
-    if size < SERIAL {
+    if size < plan::SERIAL {
         tasks.iter().for_each(work);
     } else {
         tasks.par_iter().with_max_len(1).for_each(work);
     }
 }
 
-fn blocks(product: usize, p: &Product) -> Vec<Task> {
-    let (m, n) = (p.a.len(), p.b.len());
-    let mut tasks = Vec::new();
-    for r in (0..m).step_by(ROWS) {
-        for c in (0..n).step_by(COLS) {
-            tasks.push(Task {
-                product,
-                rows: r..(r + ROWS).min(m),
-                cols: c..(c + COLS).min(n),
-            });
-        }
+fn prepare<'a>(kernel: Kernel, product: &'a Product<'a>) -> Prepared<'a> {
+    let plan = Plan::new(kernel.engine(), product.shape(), product.packed.is_some());
+    let whole = |wanted: bool, side, operand| wanted.then(|| Packed::whole(kernel, side, operand));
+    let left = whole(plan.whole_left, Side::Left, &product.a);
+    let right = whole(plan.whole_right, Side::Right, &product.b);
+    Prepared {
+        product,
+        left,
+        right,
+        plan,
     }
-    tasks
+}
+
+fn blocks<'a>(of: &'a Prepared<'a>) -> impl Iterator<Item = Task<'a>> {
+    let [m, n, _] = of.product.shape();
+    let Plan { rows, cols, .. } = of.plan;
+    let starts = (0..m)
+        .step_by(rows)
+        .flat_map(move |r| (0..n).step_by(cols).map(move |c| (r, c)));
+    starts.map(move |(r, c)| Task {
+        of,
+        rows: r..(r + rows).min(m),
+        cols: c..(c + cols).min(n),
+    })
 }
 
 thread_local! {
@@ -94,33 +108,85 @@ thread_local! {
     static SCRATCH: RefCell<Option<(Kernel, Packed, Packed)>> = const { RefCell::new(None) };
 }
 
-unsafe fn block(kernel: Kernel, p: &Product, task: &Task) {
-    let (_, mut left, mut right) = SCRATCH
-        .take()
-        .filter(|(k, _, _)| *k == kernel)
-        .unwrap_or_else(|| (kernel, kernel.left(), kernel.right()));
-    let depth = p.a.depth();
-    let bias = match p.onto {
-        Onto::Zero => Start::Zero,
-        Onto::Bias(bias) => Start::Bias(bias[task.cols.clone()].as_ptr()),
-    };
-    let c = p.c.wrapping_add(task.rows.start * p.ldc + task.cols.start);
-    for k in (0..depth.max(1)).step_by(DEPTH) {
-        let ks = k..(k + DEPTH).min(depth);
-        left.pack(&p.a, task.rows.clone(), ks.clone());
-        right.pack(&p.b, task.cols.clone(), ks.clone());
-        let start = if k == 0 { bias } else { Start::Add };
-        let shape = [task.rows.len(), task.cols.len(), ks.len()];
-        // SAFETY: both are packed as the shape says, and C is writable there.
-        unsafe {
-            kernel.block(
-                Block::new(&left, 0, 0),
-                Block::new(&right, 0, 0),
-                shape,
-                (c, p.ldc),
-                start,
-            )
-        };
-    }
+/// Calls `f` with operands whose buffers are reused by this thread.
+fn with_scratch(kernel: Kernel, f: impl FnOnce(&mut Packed, &mut Packed)) {
+    let found = SCRATCH.take().filter(|(k, _, _)| *k == kernel);
+    let (_, mut left, mut right) = found.unwrap_or_else(|| (kernel, kernel.left(), kernel.right()));
+    f(&mut left, &mut right);
     SCRATCH.set(Some((kernel, left, right)));
+}
+
+/// # Safety
+/// No other block of the same numbers of C is computed meanwhile.
+unsafe fn block(kernel: Kernel, task: &Task) {
+    let Prepared {
+        product,
+        left,
+        right,
+        plan,
+    } = task.of;
+    let c = product
+        .c
+        .wrapping_add(task.rows.start * product.ldc + task.cols.start);
+    let bias = product.bias.map_or(Start::Zero, |bias| {
+        Start::Bias(bias[task.cols.clone()].as_ptr())
+    });
+    let depth = product.a.depth();
+    with_scratch(kernel, |own_left, own_right| {
+        for k in (0..depth.max(1)).step_by(plan.depth) {
+            let ks = k..(k + plan.depth).min(depth);
+            let a = match left {
+                Some(whole) => Block::new(whole, task.rows.start, k),
+                None => {
+                    own_left.pack(&product.a, task.rows.clone(), ks.clone());
+                    Block::new(own_left, 0, 0)
+                }
+            };
+            let b = match product.packed.or(right.as_ref()) {
+                Some(whole) => Block::new(whole, task.cols.start, k),
+                None => {
+                    own_right.pack(&product.b, task.cols.clone(), ks.clone());
+                    Block::new(own_right, 0, 0)
+                }
+            };
+            let start = if k == 0 { bias } else { Start::Add };
+            let shape = [task.rows.len(), task.cols.len(), ks.len()];
+            // SAFETY: both are packed as the shape says, and C is writable there.
+            unsafe { kernel.block(a, b, shape, (c, product.ldc), start) };
+        }
+    });
+}
+
+/// Few rows and columns but a long sum: parts of the sum are computed apart and added in order.
+///
+/// # Safety
+/// As `run`.
+unsafe fn split_depth(kernel: Kernel, product: &Product) {
+    let [m, n, k] = product.shape();
+    let part = plan::split_size([m, n, k]);
+    let mut sums = vec![0.0f32; k.div_ceil(part) * m * n];
+    sums.par_chunks_mut(m * n)
+        .enumerate()
+        .with_max_len(1)
+        .for_each(|(i, sum)| {
+            with_scratch(kernel, |left, right| {
+                for from in (i * part..k.min((i + 1) * part)).step_by(plan::DEPTH) {
+                    let ks = from..(from + plan::DEPTH).min(k).min((i + 1) * part);
+                    left.pack(&product.a, 0..m, ks.clone());
+                    right.pack(&product.b, 0..n, ks);
+                    kernel.multiply(left, right, sum, n, true);
+                }
+            });
+        });
+    for row in 0..m {
+        // SAFETY: the caller promises m rows of C.
+        let c = unsafe { std::slice::from_raw_parts_mut(product.c.add(row * product.ldc), n) };
+        match product.bias {
+            Some(bias) => c.copy_from_slice(&bias[..n]),
+            None => c.fill(0.0),
+        }
+        for sum in sums.chunks_exact(m * n) {
+            c.iter_mut().zip(&sum[row * n..]).for_each(|(c, s)| *c += s);
+        }
+    }
 }

@@ -1,0 +1,107 @@
+//! The AVX-512 BF16 kernel: 12 x 32 numbers of C in 24 registers.
+
+use std::arch::x86_64::*;
+use std::mem::transmute;
+
+use super::kernel::Start;
+use super::panels::{LINE, Line, RIGHT};
+
+/// Items of a left panel: rows of C held in registers.
+pub const LEFT: usize = 12;
+
+/// One tile of C and the panels that it is the product of.
+#[derive(Clone, Copy)]
+struct Tile {
+    a: *const Line,
+    b: *const Line,
+    depth: usize,
+    c: *mut f32,
+    ldc: usize,
+    start: Start,
+    cols: usize,
+}
+
+/// A block of C from left panels `a.1` lines apart and right panels `b.1` lines apart.
+///
+/// # Safety
+/// The processor must have AVX-512 with BF16; the panels must hold m and n items of depth k, and C be writable.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub unsafe fn block(
+    a: (*const Line, usize),
+    b: (*const Line, usize),
+    [m, n, k]: [usize; 3],
+    c: (*mut f32, usize),
+    start: Start,
+) {
+    for col in (0..n).step_by(RIGHT) {
+        for row in (0..m).step_by(LEFT) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let tile = Tile {
+                    a: a.0.add(row / LEFT * a.1),
+                    b: b.0.add(col / RIGHT * b.1),
+                    depth: k,
+                    c: c.0.add(row * c.1 + col),
+                    ldc: c.1,
+                    start: start.from_column(col),
+                    cols: RIGHT.min(n - col),
+                };
+                rows(tile, LEFT.min(m - row));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn rows(tile: Tile, rows: usize) {
+    macro_rules! by_rows {
+        ($($r:literal)*) => {
+            match (rows, tile.cols > 16) {
+                $(($r, true) => multiply::<$r, 2>(tile),
+                ($r, false) => multiply::<$r, 1>(tile),)*
+                _ => unreachable!("a tile has 1 to 12 rows"),
+            }
+        };
+    }
+    // SAFETY: as the caller promises.
+    unsafe { by_rows!(1 2 3 4 5 6 7 8 9 10 11 12) }
+}
+
+/// R rows and V vectors of 16 columns.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
+    let masks: [__mmask16; V] =
+        std::array::from_fn(|v| ((1u64 << (t.cols - 16 * v).min(16)) - 1) as u16);
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
+    // SAFETY: the caller promises that the tile's panels and C are there; masks keep within the columns.
+    unsafe {
+        for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
+            sums[r][v] = match t.start {
+                Start::Zero => _mm512_setzero_ps(),
+                Start::Add => _mm512_maskz_loadu_ps(masks[v], t.c.add(r * t.ldc + 16 * v)),
+                Start::Bias(bias) => _mm512_maskz_loadu_ps(masks[v], bias.add(16 * v)),
+            };
+        }
+        let (mut a, mut b) = (t.a.cast::<i32>(), t.b);
+        let mut pairs = t.depth.div_ceil(2);
+        while pairs > 0 {
+            let now = pairs.min(LINE / 2);
+            for p in 0..now {
+                let right: [__m512bh; V] =
+                    std::array::from_fn(|v| transmute(_mm512_load_si512(b.add(2 * p + v).cast())));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let left: __m512bh = transmute(_mm512_set1_epi32(*a.add(r * LINE / 2 + p)));
+                    for v in 0..V {
+                        sums[v] = _mm512_dpbf16_ps(sums[v], left, right[v]);
+                    }
+                }
+            }
+            a = a.add(LEFT * LINE / 2);
+            b = b.add(RIGHT);
+            pairs -= now;
+        }
+        for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
+            _mm512_mask_storeu_ps(t.c.add(r * t.ldc + 16 * v), masks[v], sums[r][v]);
+        }
+    }
+}

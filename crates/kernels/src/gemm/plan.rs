@@ -1,0 +1,89 @@
+//! How a product is cut into blocks.
+//!
+//! The order in which each number is summed depends on the shape alone, never on the number of threads.
+
+use super::kernel::{Engine, Side};
+
+/// Fewer multiplications than this are done without waking other threads.
+pub const SERIAL: usize = 1 << 18;
+/// Depth of a block.
+pub const DEPTH: usize = 2048;
+/// Bytes of a left block: it stays in the second-level cache while the right side passes.
+const LEFT_BYTES: usize = 400 << 10;
+/// An operand of more bytes is not packed as a whole.
+const WHOLE_BYTES: usize = 64 << 20;
+/// Fewer rows than this do not repay packing the right side beforehand.
+const FEW_ROWS: usize = 48;
+/// Blocks a thread, so that threads that are held up can be helped.
+const TASKS: usize = 8;
+
+/// Sizes of the blocks, and what is packed before.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Rows of a block.
+    pub rows: usize,
+    /// Columns of a block.
+    pub cols: usize,
+    /// Depth of a block.
+    pub depth: usize,
+    /// Whether the left side is packed as a whole.
+    pub whole_left: bool,
+    /// Whether the right side is.
+    pub whole_right: bool,
+}
+
+impl Plan {
+    /// For a product of these sizes, whose right side may have been packed already.
+    pub fn new(engine: Engine, [m, n, k]: [usize; 3], right_is_packed: bool) -> Self {
+        let bytes = if engine.packs_panels() { 2 } else { 4 };
+        let whole_right = !right_is_packed && m > FEW_ROWS && n * k * bytes <= WHOLE_BYTES;
+        let tasks = TASKS * rayon::current_num_threads();
+        let (side, depth) = if whole_right || right_is_packed {
+            let fits = LEFT_BYTES / (bytes * k.clamp(1, DEPTH));
+            (
+                fits.clamp(FEW_ROWS, 8 * FEW_ROWS)
+                    .min(m.div_ceil(tasks).max(FEW_ROWS)),
+                DEPTH,
+            )
+        } else {
+            (m.clamp(1, 1024), DEPTH / 2)
+        };
+        let rows = side.next_multiple_of(engine.panel(Side::Left));
+        let by_rows = m.div_ceil(rows).max(1);
+        let wanted = if by_rows >= tasks {
+            n
+        } else {
+            n.div_ceil(tasks.div_ceil(by_rows)).max(64)
+        };
+        let widest = if whole_right || right_is_packed {
+            n
+        } else {
+            256
+        };
+        let cols = wanted
+            .clamp(1, widest.max(1))
+            .next_multiple_of(engine.panel(Side::Right));
+        let whole_left = cols < n && m * k * bytes <= WHOLE_BYTES;
+        Self {
+            rows,
+            cols,
+            depth,
+            whole_left,
+            whole_right,
+        }
+    }
+}
+
+/// The number of parts that the sum is cut into: more than one where there are few numbers but long sums.
+pub fn splits([m, n, k]: [usize; 3]) -> usize {
+    if m * n <= 128 * 128 && k >= 4 * DEPTH {
+        (k / DEPTH).min(16)
+    } else {
+        1
+    }
+}
+
+/// Depth of each part.
+pub fn split_size(shape: [usize; 3]) -> usize {
+    shape[2].div_ceil(splits(shape)).next_multiple_of(32)
+}
