@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ModelError, Result};
+use crate::weights::WeightFiles;
 
 /// The gated unit between the two projections of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +84,7 @@ pub struct DitConfig {
 }
 
 impl DitConfig {
-    /// The full-size model of the public weights: 15.28B parameters.
+    /// The full-size model of the public weights: 15.28B parameters in its layers, 15.30B in all.
     pub fn horse_15b() -> Self {
         let mut layers = sandwich(40, 4);
         for layer in &mut layers[..4] {
@@ -151,6 +152,29 @@ impl DitConfig {
         }
     }
 
+    /// The header entry of weight files that holds the configuration as JSON.
+    pub const METADATA_KEY: &str = "dit_config";
+
+    /// The configuration that weight files carry in their header.
+    ///
+    /// # Errors
+    /// When they carry none, or one that is not possible.
+    pub fn of_files(files: &WeightFiles) -> Result<Self> {
+        let text = files
+            .metadata(Self::METADATA_KEY)
+            .ok_or_else(|| ModelError::Missing(Self::METADATA_KEY.to_string()))?;
+        let config: Self =
+            serde_json::from_str(text).map_err(|e| ModelError::Config(e.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The header entry that [`Self::of_files`] reads.
+    pub fn metadata(&self) -> (String, String) {
+        let text = serde_json::to_string(self).expect("plain numbers and names become JSON");
+        (Self::METADATA_KEY.to_string(), text)
+    }
+
     /// Checks that the numbers fit each other.
     ///
     /// # Errors
@@ -201,9 +225,13 @@ impl DitConfig {
         }
     }
 
-    /// The number of parameters.
+    /// The number of parameters in the layers alone.
+    pub fn layers_parameters(&self) -> usize {
+        self.layers.iter().map(|l| self.layer_parameters(l)).sum()
+    }
+
+    /// The number of all parameters, embedders and heads too.
     pub fn parameters(&self) -> usize {
-        let layers: usize = self.layers.iter().map(|l| self.layer_parameters(l)).sum();
         let (video, audio) = (self.video_token_channels(), self.audio_channels);
         let embedders = (video + audio + self.text.channels + 3) * self.width;
         let heads = (video + audio + 2) * self.width;
@@ -211,7 +239,7 @@ impl DitConfig {
             .text
             .vocabulary
             .map_or(0, |v| v * self.text.channels + (v + 1) * self.width);
-        layers + embedders + heads + text
+        self.layers_parameters() + embedders + heads + text
     }
 
     fn layer_parameters(&self, layer: &LayerKind) -> usize {
@@ -236,13 +264,15 @@ pub fn sandwich(depth: usize, outer: usize) -> Vec<LayerKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::save_weights;
+    use std::collections::BTreeMap;
 
     #[test]
     fn the_full_model_has_15_28_billion_parameters() {
         let config = DitConfig::horse_15b();
         config.check().unwrap();
-        let billions = config.parameters() as f64 / 1e9;
-        assert!((15.275..15.285).contains(&billions), "{billions}");
+        assert_eq!(config.layers_parameters(), 15_278_422_016);
+        assert_eq!(config.parameters(), 15_299_419_136);
         assert_eq!(config.mlp_hidden(MlpKind::Swiglu7), 13652);
     }
 
@@ -259,10 +289,19 @@ mod tests {
     }
 
     #[test]
-    fn a_config_survives_json() {
+    fn weight_files_carry_their_config() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dit.safetensors");
         let config = DitConfig::small(384, 10, 2, 2048);
         config.check().unwrap();
-        let text = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<DitConfig>(&text).unwrap(), config);
+        save_weights(&file, vec![], &BTreeMap::from([config.metadata()])).unwrap();
+        let read = DitConfig::of_files(&WeightFiles::open(&file).unwrap()).unwrap();
+        assert_eq!(read, config);
+        let impossible = DitConfig {
+            head_dim: 12,
+            ..config
+        };
+        save_weights(&file, vec![], &BTreeMap::from([impossible.metadata()])).unwrap();
+        assert!(DitConfig::of_files(&WeightFiles::open(&file).unwrap()).is_err());
     }
 }
