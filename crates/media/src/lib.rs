@@ -3,9 +3,11 @@
 
 #[cfg(feature = "aac")]
 mod aac;
+mod av1;
 mod boxes;
 mod clip;
 mod demux;
+mod ebml;
 mod fail;
 mod fit;
 mod frames;
@@ -21,7 +23,9 @@ mod resample;
 mod sound;
 mod spool;
 mod sps;
+mod vorbis;
 mod wav;
+mod webm;
 mod writer;
 mod yuv;
 

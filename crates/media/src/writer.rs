@@ -9,6 +9,7 @@ use crate::mp4::Mp4Writer;
 use crate::output::{Format, check_output};
 use crate::png::{PngWriter, no_frames};
 use crate::wav::WavWriter;
+use crate::webm::WebmWriter;
 
 /// A clip being written. Pictures and sound come in any order and any pieces; memory stays bounded.
 ///
@@ -23,6 +24,7 @@ pub struct ClipWriter {
 
 enum Kind {
     Mp4(Box<Mp4Writer>),
+    Webm(Box<WebmWriter>),
     Wav(WavWriter),
     Png(PngWriter),
 }
@@ -41,7 +43,7 @@ impl ClipWriter {
         }
         let kind = match check_output(path)? {
             Format::Mp4 => Kind::Mp4(Box::new(Mp4Writer::create(path, size, sound)?)),
-            Format::Webm => return Err(no_frames(path)),
+            Format::Webm => Kind::Webm(Box::new(WebmWriter::create(path, size, sound)?)),
             Format::Wav => Kind::Wav(WavWriter::create_in(folder_of(path), path)?),
             Format::Png(names) => Kind::Png(PngWriter::create(names, sound)?),
         };
@@ -73,6 +75,7 @@ impl ClipWriter {
         self.frames += 1;
         match &mut self.kind {
             Kind::Mp4(writer) => writer.push_frame(frame),
+            Kind::Webm(writer) => writer.push_frame(frame),
             Kind::Png(writer) => writer.push_frame(frame),
             Kind::Wav(_) => Ok(()),
         }
@@ -85,6 +88,7 @@ impl ClipWriter {
     pub fn push_audio(&mut self, audio: &Audio) -> Result<()> {
         match &mut self.kind {
             Kind::Mp4(writer) => writer.push_audio(audio),
+            Kind::Webm(writer) => writer.push_audio(audio),
             Kind::Png(writer) => writer.push_audio(audio),
             Kind::Wav(writer) => writer.push(audio),
         }
@@ -105,6 +109,7 @@ impl ClipWriter {
         }
         match self.kind {
             Kind::Mp4(writer) => writer.finish(),
+            Kind::Webm(writer) => writer.finish(),
             Kind::Png(writer) => writer.finish(),
             Kind::Wav(_) => Ok(()),
         }
