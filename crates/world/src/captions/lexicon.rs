@@ -1,0 +1,131 @@
+//! The words and templates of one language.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use serde::Deserialize;
+
+use super::Length;
+use crate::split::Split;
+
+/// Every language's files. A language joins by a line here, a family's words by a file in it.
+const SOURCES: &[(&str, &[&str])] = &[
+    (
+        "en",
+        &[
+            include_str!("../../data/en/common.toml"),
+            include_str!("../../data/en/ball.toml"),
+        ],
+    ),
+    (
+        "zh",
+        &[
+            include_str!("../../data/zh/common.toml"),
+            include_str!("../../data/zh/ball.toml"),
+        ],
+    ),
+];
+
+/// One `data/<lang>/*.toml` file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    grammar: BTreeMap<String, String>,
+    known: Vec<String>,
+    words: BTreeMap<String, Vec<String>>,
+    templates: BTreeMap<String, Templates>,
+}
+
+/// A family's templates; a leading `!` marks a wording that is kept from training.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Templates {
+    short: Vec<String>,
+    medium: Vec<String>,
+    long: Vec<String>,
+}
+
+/// All files of one language, merged.
+#[derive(Debug, Default)]
+pub struct Lexicon {
+    /// `en`, `zh`, ...
+    pub lang: String,
+    /// Words that mean nothing to the world but are no reason for a warning.
+    pub known: Vec<String>,
+    grammar: BTreeMap<String, String>,
+    words: BTreeMap<String, Vec<String>>,
+    templates: BTreeMap<String, Templates>,
+}
+
+impl Lexicon {
+    fn parse(lang: &str, sources: &[&str]) -> Self {
+        let mut lexicon = Self {
+            lang: lang.to_owned(),
+            ..Self::default()
+        };
+        for source in sources {
+            let file: File = toml::from_str(source)
+                .expect("the grammar's files are compiled in and parsed by every test");
+            lexicon.known.extend(file.known);
+            lexicon.grammar.extend(file.grammar);
+            lexicon.words.extend(file.words);
+            lexicon.templates.extend(file.templates);
+        }
+        lexicon
+    }
+
+    /// The synonyms for a concept such as `floor.wood`; empty if the language lacks it.
+    pub fn synonyms(&self, concept: &str) -> &[String] {
+        self.words.get(concept).map_or(&[], Vec::as_slice)
+    }
+
+    /// A piece of the language's noun-phrase grammar (`one`, `many`, `comma`, `and`).
+    pub fn rule(&self, name: &str) -> &str {
+        self.grammar.get(name).map_or("", String::as_str)
+    }
+
+    /// The templates of one family, length and split, without their mark.
+    pub fn templates(&self, family: &str, length: Length, split: Split) -> Vec<&str> {
+        let Some(templates) = self.templates.get(family) else {
+            return Vec::new();
+        };
+        let list = match length {
+            Length::Short => &templates.short,
+            Length::Medium => &templates.medium,
+            Length::Long => &templates.long,
+        };
+        list.iter()
+            .filter_map(|t| match (t.strip_prefix('!'), split) {
+                (Some(held), Split::Heldout) => Some(held),
+                (None, Split::Train) => Some(t.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Every literal text of the language: words, templates, noun phrases.
+    pub fn literals(&self) -> impl Iterator<Item = &str> {
+        let templates = self
+            .templates
+            .values()
+            .flat_map(|t| t.short.iter().chain(&t.medium).chain(&t.long));
+        self.words
+            .values()
+            .flatten()
+            .chain(templates)
+            .chain(self.grammar.values())
+            .chain(&self.known)
+            .map(String::as_str)
+    }
+}
+
+/// Every language there is.
+pub fn all() -> &'static [Lexicon] {
+    static ALL: OnceLock<Vec<Lexicon>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        SOURCES
+            .iter()
+            .map(|(lang, sources)| Lexicon::parse(lang, sources))
+            .collect()
+    })
+}

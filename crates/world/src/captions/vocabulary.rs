@@ -1,0 +1,127 @@
+//! Which words the grammar knows, and which words of a prompt it does not.
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use super::lexicon::{self, Lexicon};
+
+/// Every word of the grammar of `lang`, lower case; Chinese as whole phrases of the lexicon.
+pub fn vocabulary(lang: &str) -> BTreeSet<String> {
+    lexicon::all()
+        .iter()
+        .filter(|l| l.lang == lang)
+        .flat_map(words)
+        .collect()
+}
+
+/// The words of `prompt` that no caption has, in order and once each.
+///
+/// Words of alphabets are compared whole; runs of Han characters are read from the left by the
+/// longest known word, and what is left between known words is reported together.
+pub fn unknown_words(prompt: &str) -> Vec<String> {
+    let known = known();
+    let mut unknown = Vec::new();
+    for run in runs(prompt) {
+        if run.chars().any(is_han) {
+            unknown.extend(unknown_han(&run, known));
+        } else if !run.chars().all(|c| c.is_ascii_digit()) && !knows(known, &run) {
+            unknown.push(run);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    unknown.retain(|w| seen.insert(w.clone()));
+    unknown
+}
+
+fn known() -> &'static BTreeSet<String> {
+    static KNOWN: OnceLock<BTreeSet<String>> = OnceLock::new();
+    KNOWN.get_or_init(|| lexicon::all().iter().flat_map(words).collect())
+}
+
+/// Known as it is, or in its singular or base form.
+fn knows(known: &BTreeSet<String>, word: &str) -> bool {
+    let forms = ["", "s", "es", "'s", "ing", "ed"];
+    forms.iter().any(|ending| {
+        word.strip_suffix(ending)
+            .is_some_and(|stem| known.contains(stem) || known.contains(&format!("{stem}e")))
+    }) || known.contains(&format!("{word}s"))
+}
+
+fn words(lexicon: &Lexicon) -> BTreeSet<String> {
+    lexicon.literals().flat_map(literal_words).collect()
+}
+
+/// The words of a template's text, its slots left out.
+fn literal_words(text: &str) -> Vec<String> {
+    let mut plain = String::new();
+    let mut slot = String::new();
+    let mut in_slot = false;
+    for c in text.chars() {
+        match c {
+            '{' => in_slot = true,
+            '}' => {
+                // A choice by number holds words, a slot holds a name.
+                if slot.contains('|') {
+                    plain.push_str(&slot);
+                }
+                plain.push(' ');
+                slot.clear();
+                in_slot = false;
+            }
+            _ if in_slot => slot.push(c),
+            _ => plain.push(c),
+        }
+    }
+    runs(&plain)
+}
+
+/// Maximal runs of letters, split where the script changes, lower case.
+fn runs(text: &str) -> Vec<String> {
+    let mut runs: Vec<String> = Vec::new();
+    let mut open = false;
+    let mut han = false;
+    for c in text.chars().flat_map(char::to_lowercase) {
+        if !(c.is_alphanumeric() || (c == '\'' && open)) {
+            open = false;
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if open && han == is_han(c) => run.push(c),
+            _ => runs.push(c.to_string()),
+        }
+        open = true;
+        han = is_han(c);
+    }
+    runs
+}
+
+fn is_han(c: char) -> bool {
+    matches!(c, '\u{3400}'..='\u{9fff}' | '\u{20000}'..='\u{2fa1f}')
+}
+
+/// What of a run of Han characters is left when the longest known words are taken from it.
+fn unknown_han(run: &str, known: &BTreeSet<String>) -> Vec<String> {
+    let chars: Vec<char> = run.chars().collect();
+    let (mut at, mut left, mut unknown) = (0, String::new(), Vec::new());
+    while at < chars.len() {
+        let longest = (1..=(chars.len() - at).min(12))
+            .rev()
+            .find(|&n| known.contains(&chars[at..at + n].iter().collect::<String>()));
+        match longest {
+            Some(n) => {
+                if !left.is_empty() {
+                    unknown.push(std::mem::take(&mut left));
+                }
+                at += n;
+            }
+            None => {
+                left.push(chars[at]);
+                at += 1;
+            }
+        }
+    }
+    if !left.is_empty() {
+        unknown.push(left);
+    }
+    unknown
+}

@@ -1,0 +1,221 @@
+//! From a seed to a clip with its captions and truth.
+
+use gallop_core::{Clip, ClipShape, FPS, PixelSize, SAMPLES_PER_FRAME};
+use rand::{Rng, RngExt, SeedableRng};
+
+use crate::captions::{self, Caption};
+use crate::family::{Family, Stage, StageEvent, family, registry};
+use crate::render::{self, Cameraman};
+use crate::split::{Split, is_heldout};
+use crate::truth::{Event, Track, TrackPoint, Truth};
+use crate::{Attributes, Look, WorldError, WorldRng};
+
+/// Which clips to draw from the world.
+#[derive(Clone, Debug)]
+pub struct WorldConfig {
+    /// Names of registered families; empty means all.
+    pub families: Vec<String>,
+    /// Looks to draw from; empty means all.
+    pub looks: Vec<Look>,
+    /// Sizes to draw from; one is chosen for each clip.
+    pub sizes: Vec<PixelSize>,
+    /// Lengths in frames to draw from, 1 to 361.
+    pub frames: Vec<usize>,
+    /// Whether to render the sound.
+    pub audio: bool,
+    /// The part of the world to draw from.
+    pub split: Split,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self {
+            families: Vec::new(),
+            looks: Vec::new(),
+            sizes: vec![PixelSize::new(448, 256)],
+            frames: vec![5 * FPS + 1],
+            audio: true,
+            split: Split::Train,
+        }
+    }
+}
+
+/// A clip and what is known about it.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// Pictures and sound.
+    pub clip: Clip,
+    /// What truly happens.
+    pub truth: Truth,
+    /// Sentences that describe it, in every language of the grammar, short to long.
+    pub captions: Vec<Caption>,
+}
+
+/// What a clip will show, before any pixel is drawn.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The seed it came from.
+    pub seed: u64,
+    /// Frames and size.
+    pub shape: ClipShape,
+    /// What it shows.
+    pub attributes: Attributes,
+    /// Which part of the world it belongs to.
+    pub split: Split,
+}
+
+impl WorldConfig {
+    /// Draws what the clip of `seed` shows.
+    ///
+    /// # Errors
+    /// A family that is not registered, an empty list of sizes or lengths, a length of nothing.
+    pub fn spec(&self, seed: u64) -> Result<Spec, WorldError> {
+        let mut rng = rng(seed, 0);
+        let families = self.families()?;
+        let family = crate::attributes::pick(&mut rng, &families);
+        let size = choose(&mut rng, &self.sizes).ok_or(WorldError::NoSize)?;
+        let frames = choose(&mut rng, &self.frames).ok_or(WorldError::NoLength)?;
+        if frames == 0 || size.width == 0 || size.height == 0 {
+            return Err(WorldError::Empty);
+        }
+        let shape = ClipShape { frames, size };
+        let attributes = self.attributes(family, frames as f64 / FPS as f64, &mut rng);
+        Ok(Spec {
+            seed,
+            shape,
+            attributes,
+            split: self.split,
+        })
+    }
+
+    /// Renders the clip of `seed` on the calling thread.
+    ///
+    /// # Errors
+    /// As [`WorldConfig::spec`].
+    pub fn render(&self, seed: u64) -> Result<Rendered, WorldError> {
+        render_spec(&self.spec(seed)?, self.audio)
+    }
+
+    fn families(&self) -> Result<Vec<&'static dyn Family>, WorldError> {
+        if self.families.is_empty() {
+            return Ok(registry().to_vec());
+        }
+        self.families
+            .iter()
+            .map(|name| family(name).ok_or_else(|| WorldError::unknown_family(name)))
+            .collect()
+    }
+
+    /// Draws until the attributes belong to the split.
+    fn attributes(&self, family: &dyn Family, seconds: f64, rng: &mut WorldRng) -> Attributes {
+        loop {
+            let mut attributes = family.sample(rng, seconds);
+            if let Some(look) = choose(rng, &self.looks) {
+                attributes.look = look;
+            }
+            if is_heldout(&attributes) == (self.split == Split::Heldout) {
+                return attributes;
+            }
+        }
+    }
+}
+
+/// Renders what `spec` says, on the calling thread. Equal specs give equal bytes.
+///
+/// # Errors
+/// If the spec names a family that is not registered.
+pub fn render_spec(spec: &Spec, audio: bool) -> Result<Rendered, WorldError> {
+    let name = &spec.attributes.family;
+    let family = family(name).ok_or_else(|| WorldError::unknown_family(name))?;
+    let stage = family.stage(&spec.attributes, spec.shape, &mut rng(spec.seed, 1));
+    let cameraman = Cameraman::new(
+        &stage.setting(),
+        &spec.attributes,
+        spec.shape,
+        &mut rng(spec.seed, 2),
+    );
+    let frames = render::frames(&*stage, &cameraman, spec);
+    let samples = spec.shape.frames * SAMPLES_PER_FRAME;
+    let audio = audio.then(|| stage.score().render(samples, rng(spec.seed, 3).next_u64()));
+    Ok(Rendered {
+        clip: Clip { frames, audio },
+        truth: truth(&*stage, &cameraman, spec),
+        captions: captions::captions(&spec.attributes, spec.split, &mut rng(spec.seed, 4)),
+    })
+}
+
+/// A stream of chance that depends on the clip's seed and on what it is for.
+pub(crate) fn rng(seed: u64, purpose: u64) -> WorldRng {
+    WorldRng::seed_from_u64(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (purpose << 56))
+}
+
+fn choose<T: Copy>(rng: &mut WorldRng, from: &[T]) -> Option<T> {
+    (!from.is_empty()).then(|| from[rng.random_range(0..from.len())])
+}
+
+fn truth(stage: &dyn Stage, cameraman: &Cameraman, spec: &Spec) -> Truth {
+    let seconds = spec.shape.frames as f64 / FPS as f64;
+    let (speech, words) = stage.speech();
+    let events = stage.events();
+    Truth {
+        seed: spec.seed,
+        shape: spec.shape,
+        attributes: spec.attributes.clone(),
+        events: events
+            .iter()
+            .filter(|e| (0.0..seconds).contains(&e.time) || (0.0..seconds).contains(&e.heard))
+            .map(|e| event(e, stage, cameraman))
+            .collect(),
+        tracks: tracks(stage, cameraman, spec.shape),
+        speech,
+        words,
+    }
+}
+
+fn event(event: &StageEvent, stage: &dyn Stage, cameraman: &Cameraman) -> Event {
+    let view = cameraman.view(event.time, stage.camera_x(event.time));
+    let at = view.project(event.at);
+    Event {
+        time: event.time,
+        heard: event.heard,
+        kind: event.kind.to_owned(),
+        object: event.object,
+        strength: event.strength,
+        x: at.x / view.width,
+        y: at.y / view.height,
+    }
+}
+
+fn tracks(stage: &dyn Stage, cameraman: &Cameraman, shape: ClipShape) -> Vec<Track> {
+    let mut tracks: Vec<Track> = stage
+        .objects(0.0)
+        .iter()
+        .map(|placed| Track {
+            label: placed.label.to_owned(),
+            points: Vec::with_capacity(shape.frames),
+        })
+        .collect();
+    for frame in 0..shape.frames {
+        let time = frame as f64 / FPS as f64;
+        let view = cameraman.view(time, stage.camera_x(time));
+        for (track, placed) in tracks.iter_mut().zip(stage.objects(time)) {
+            let at = view.project(placed.at);
+            let (rx, ry) = (
+                placed.half[0] as f32 * at.scale,
+                placed.half[1] as f32 * at.scale,
+            );
+            let inside = at.x + rx > 0.0
+                && at.x - rx < view.width
+                && at.y + ry > 0.0
+                && at.y - ry < view.height;
+            track.points.push(TrackPoint {
+                x: at.x / view.width,
+                y: at.y / view.height,
+                rx: rx / view.width,
+                ry: ry / view.height,
+                visible: placed.present && inside,
+            });
+        }
+    }
+    tracks
+}
