@@ -150,25 +150,58 @@ impl Plate {
         let density = view.focal / (self.depth - view.z);
         let step = self.density / density;
         let left = ((view.x - self.origin.0) - (view.centre - 0.5) / density) * self.density;
+        let columns = self.columns(left, step, canvas.width);
+        let mut blended = vec![0.0; self.width];
         for y in 0..rows {
             let height = view.y + (view.horizon - y as f32 - 0.5) / density;
             let v = ((self.origin.1 - height) * self.density).clamp(0.0, self.height as f32 - 1.01);
-            let (row, fy) = (v as usize, v - v.floor());
+            let (row, fy) = (v as usize, v - (v as usize) as f32);
             for (plane, out) in self.planes.iter().zip(canvas.row(y)) {
-                let top = &plane[row * self.width..][..self.width];
-                let bottom = &plane[(row + 1) * self.width..][..self.width];
-                let last = self.width as f32 - 1.01;
-                for (x, pixel) in out.iter_mut().enumerate() {
-                    let u = (left + step * x as f32).max(0.0).min(last);
-                    let i = (u as i32) as usize;
-                    let fx = u - i as f32;
-                    let a = top[i] + (top[i + 1] - top[i]) * fx;
-                    let b = bottom[i] + (bottom[i + 1] - bottom[i]) * fx;
-                    *pixel = a + (b - a) * fy;
+                let (top, bottom) =
+                    plane[row * self.width..][..2 * self.width].split_at(self.width);
+                for ((c, a), b) in blended.iter_mut().zip(top).zip(bottom) {
+                    *c = a + (b - a) * fy;
                 }
+                resample(&blended, &columns, out);
             }
         }
         (foot.floor().max(0.0) as usize).min(canvas.height)
+    }
+
+    /// For every column of the picture the plate's, and how far it is to the next.
+    fn columns(&self, left: f32, step: f32, width: usize) -> Columns {
+        let last = self.width as f32 - 1.01;
+        let inside = left >= 0.0 && left + width as f32 <= last;
+        if (step - 1.0).abs() < 1e-5 && inside {
+            return Columns::Shifted(left as usize, left - (left as usize) as f32);
+        }
+        let at = |x: usize| (left + step * x as f32).clamp(0.0, last);
+        Columns::Scaled((0..width).map(|x| (at(x) as u32, at(x).fract())).collect())
+    }
+}
+
+/// Which columns of a plate a row of the picture shows.
+enum Columns {
+    /// Plate and picture have one scale: from a column on, and a fraction.
+    Shifted(usize, f32),
+    /// A column and a fraction for each.
+    Scaled(Vec<(u32, f32)>),
+}
+
+fn resample(row: &[f32], columns: &Columns, out: &mut [f32]) {
+    match columns {
+        Columns::Shifted(from, part) => {
+            let (a, b) = (&row[*from..], &row[from + 1..]);
+            for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                *out = a + (b - a) * part;
+            }
+        }
+        Columns::Scaled(columns) => {
+            for (out, &(at, part)) in out.iter_mut().zip(columns) {
+                let (a, b) = (row[at as usize], row[at as usize + 1]);
+                *out = a + (b - a) * part;
+            }
+        }
     }
 }
 

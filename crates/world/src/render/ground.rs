@@ -135,8 +135,12 @@ pub struct Ground {
     period: f32,
     /// For each channel, `side + 1` rows of sums of all rows before.
     sums: [Vec<f32>; 3],
-    /// One strip at work, and its halvings.
+    /// The strip of the row at work, and its first texel again.
     strip: [Vec<f32>; 3],
+    /// For every column of that row: texel and fraction.
+    columns: Vec<(u32, f32)>,
+    /// For every column of that row: how near it is to the pool of light.
+    pool: Vec<f32>,
 }
 
 /// Where the road of [`Floor::Asphalt`] lies, in Z.
@@ -145,8 +149,9 @@ pub const ROAD: (f32, f32) = (-1.3, 1.5);
 const PERIOD: f32 = 3.2;
 
 impl Ground {
-    /// Prepares `floor`; `unit` is the picture's pixels per unit, which sets the detail.
-    pub fn new(floor: Floor, look: Look, unit: f32) -> Self {
+    /// Prepares `floor` for pictures `width` pixels wide; `unit` is pixels per unit, which sets
+    /// the detail.
+    pub fn new(floor: Floor, look: Look, unit: f32, width: usize) -> Self {
         let side = if unit > 150.0 { 512 } else { 256 };
         let texture = match look {
             Look::Flat => 0.12,
@@ -159,7 +164,9 @@ impl Ground {
             side,
             period: PERIOD,
             sums: std::array::from_fn(|_| vec![0.0; (side + 1) * side]),
-            strip: std::array::from_fn(|_| vec![0.0; side]),
+            strip: std::array::from_fn(|_| vec![0.0; side + 1]),
+            columns: vec![(0, 0.0); width],
+            pool: vec![0.0; width],
         };
         let mean = floor.colour();
         for y in 0..side {
@@ -198,27 +205,32 @@ impl Ground {
         let start = ((view.x + (0.5 - view.centre) * units_per_pixel) * texels - 0.5)
             .rem_euclid(cells as f32);
         let step = units_per_pixel * texels;
+        self.place_columns(start, step, cells);
         let lamp = RowLight::new(light, view, z, units_per_pixel);
+        lamp.fill(&mut self.pool);
         let fog = (-light.fog * depth.min(200.0)).exp();
-        let planes = canvas.row(y);
-        for (channel, plane) in planes.into_iter().enumerate() {
-            let strip = &self.strip[channel][..cells];
+        for (channel, plane) in canvas.row(y).into_iter().enumerate() {
+            let strip = &self.strip[channel][..=cells];
             let air = light.fog_colour[channel] * (1.0 - fog);
             let (base, pool) = (lamp.base[channel] * fog, lamp.pool[channel] * fog);
-            for (x, pixel) in plane.iter_mut().enumerate() {
-                let u = start + step * x as f32;
-                // `u` is never negative: truncation is the floor.
-                let whole = u as i32;
-                let i = whole as usize & (cells - 1);
-                let j = (i + 1) & (cells - 1);
-                let value = strip[i] + (strip[j] - strip[i]) * (u - whole as f32);
-                let dx = lamp.start + lamp.step * x as f32;
-                let near = 1.0 / (1.0 + lamp.depth + dx * dx);
-                *pixel = value * (base + pool * near) + air;
+            let columns = self.columns.iter().zip(&self.pool);
+            for (pixel, (&(at, part), near)) in plane.iter_mut().zip(columns) {
+                let (a, b) = (strip[at as usize], strip[at as usize + 1]);
+                *pixel = (a + (b - a) * part) * (base + pool * near) + air;
             }
         }
         if light.look == Look::Neon {
             grid(canvas, view, y, (z, covered));
+        }
+    }
+
+    /// For every column the texel to its left, and how far it is to the next.
+    fn place_columns(&mut self, start: f32, step: f32, cells: usize) {
+        for (x, column) in self.columns.iter_mut().enumerate() {
+            let u = start + step * x as f32;
+            // `u` is never negative: truncation is the floor.
+            let whole = u as i32;
+            *column = (whole as u32 & (cells as u32 - 1), u - whole as f32);
         }
     }
 
@@ -238,6 +250,8 @@ impl Ground {
                     strip[i] = 0.5 * (strip[2 * i] + strip[2 * i + 1]);
                 }
             }
+            // One more than there are: interpolation never wraps.
+            strip[side >> level] = strip[0];
         }
         level
     }
@@ -303,6 +317,16 @@ impl RowLight {
     }
 }
 
+impl RowLight {
+    /// How near every column is to the pool's middle: 1 there, 0 far away.
+    fn fill(&self, pool: &mut [f32]) {
+        for (x, near) in pool.iter_mut().enumerate() {
+            let dx = self.start + self.step * x as f32;
+            *near = 1.0 / (1.0 + self.depth + dx * dx);
+        }
+    }
+}
+
 /// Glowing lines on the floor of the neon look.
 fn grid(canvas: &mut Canvas, view: &View, y: usize, (z, covered): (f32, f32)) {
     const CELL: f32 = 0.5;
@@ -310,12 +334,16 @@ fn grid(canvas: &mut Canvas, view: &View, y: usize, (z, covered): (f32, f32)) {
     let units_per_pixel = (z - view.z) / view.focal;
     let fade = 1.0 / (1.0 + 0.05 * (z - view.z) * (z - view.z));
     let across = coverage(z / CELL, covered / CELL);
-    let planes = canvas.row(y);
-    for (channel, plane) in planes.into_iter().enumerate() {
-        for (x, pixel) in plane.iter_mut().enumerate() {
+    let columns: Vec<f32> = (0..canvas.width)
+        .map(|x| {
             let u = view.x + (x as f32 + 0.5 - view.centre) * units_per_pixel;
             let along = coverage(u / CELL, units_per_pixel / CELL);
-            *pixel += line[channel] * 0.5 * fade * (across + along).min(1.0);
+            0.5 * fade * (across + along).min(1.0)
+        })
+        .collect();
+    for (plane, line) in canvas.row(y).into_iter().zip(line) {
+        for (pixel, cover) in plane.iter_mut().zip(&columns) {
+            *pixel += line * cover;
         }
     }
 }
@@ -324,7 +352,9 @@ fn grid(canvas: &mut Canvas, view: &View, y: usize, (z, covered): (f32, f32)) {
 #[inline(always)]
 fn coverage(at: f32, footprint: f32) -> f32 {
     const HALF: f32 = 0.022;
-    let distance = (at - at.round()).abs();
+    // Rounding by truncation of a positive number: quick where there is no rounding instruction.
+    let up = at + 4096.5;
+    let distance = (up - (up as i32) as f32 - 0.5).abs();
     let soft = footprint.max(0.012);
     let edge = ((HALF + 0.5 * soft - distance) / soft).clamp(0.0, 1.0);
     edge * (2.0 * HALF / soft).min(1.0)

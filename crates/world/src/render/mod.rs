@@ -20,10 +20,12 @@ pub use view::{Cameraman, Spot, View, room_for};
 
 use gallop_core::{FPS, Frame, PixelSize};
 
+use crate::attributes::Camera;
 use crate::family::Stage;
 use crate::world::Spec;
 use backdrop::Plate;
 use ground::Ground;
+use looks::Finish;
 
 /// What lies behind and beneath the subject.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +71,9 @@ struct Renderer<'a> {
     plate: Plate,
     ground: Ground,
     canvas: Canvas,
+    /// The last background, and the view it was drawn from: a camera at rest sees it again.
+    behind: Option<(View, Canvas)>,
+    finish: Finish,
     /// Real pixels a drawn pixel.
     block: usize,
 }
@@ -95,7 +100,9 @@ impl<'a> Renderer<'a> {
             cameraman,
             spec,
             plate: Plate::new(setting.backdrop, &light, &views, setting.seed),
-            ground: Ground::new(setting.floor, attributes.look, unit),
+            ground: Ground::new(setting.floor, attributes.look, unit, drawn.width),
+            finish: Finish::new(attributes.look, (drawn.width, drawn.height), unit),
+            behind: None,
             light,
             canvas: Canvas::new(drawn),
             block,
@@ -105,8 +112,7 @@ impl<'a> Renderer<'a> {
     fn frame(&mut self, time: f64) -> Frame {
         let follow = self.stage.camera_x(time);
         let view = self.cameraman.view(time, follow).shrunk(self.block as f32);
-        let top = self.plate.draw(&mut self.canvas, &view);
-        self.ground.draw(&mut self.canvas, &view, &self.light, top);
+        self.draw_behind(&view);
         let mut painter = Painter {
             canvas: &mut self.canvas,
             view,
@@ -121,11 +127,27 @@ impl<'a> Renderer<'a> {
             &view,
             (&self.light, time),
         );
-        looks::finish(&mut self.canvas, attributes.look, view.unit());
+        self.finish.apply(&mut self.canvas);
         let frame = self.canvas.develop();
         if self.block == 1 {
             return frame;
         }
         looks::enlarge(&frame, self.spec.shape.size, self.block)
+    }
+
+    /// Backdrop and floor.
+    fn draw_behind(&mut self, view: &View) {
+        match &self.behind {
+            Some((seen, canvas)) if seen == view => {
+                self.canvas.planes.clone_from(&canvas.planes);
+            }
+            _ => {
+                let top = self.plate.draw(&mut self.canvas, view);
+                self.ground.draw(&mut self.canvas, view, &self.light, top);
+                if self.spec.attributes.camera == Camera::Still {
+                    self.behind = Some((*view, self.canvas.clone()));
+                }
+            }
+        }
     }
 }
