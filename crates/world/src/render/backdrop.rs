@@ -468,29 +468,62 @@ impl Brush<'_> {
     fn garden(&self, x: f32, y: f32) -> Rgb {
         let depth = Backdrop::Garden.depth() + 3.2;
         let (ax, up) = (x / depth, (y - self.eye) / depth);
-        let mut c = self.sky(ax, up);
-        let trees = 0.10 + 0.20 * self.ridge(ax, 190.0, 1.0) + 0.05 * self.ridge(ax, 900.0, 2.0);
         let edge = self.soft / depth;
-        let leaf = 0.6 + 0.8 * grain_at(x * 60.0, y * 60.0);
-        let flat = self.light.look == Look::Flat;
-        c = mix(
-            c,
-            scale(
-                self.land([92, 124, 84], 0.35),
-                if flat { 1.0 } else { leaf },
-            ),
-            smooth(trees + edge, trees - edge, up),
-        );
-        let hedge = 0.02 + 0.008 * self.ridge(ax, 700.0, 4.0);
-        let small = 0.55 + 0.9 * grain_at(x * 140.0 + 9.0, y * 140.0);
-        mix(
-            c,
-            scale(
-                self.land([62, 104, 48], 0.0),
-                if flat { 1.0 } else { small },
-            ),
-            smooth(hedge + edge, hedge - edge, up),
-        )
+        let mut c = self.sky(ax, up);
+        let far = 0.05 + 0.035 * self.ridge(ax, 240.0, 1.0);
+        let far_land = self.land([110, 140, 120], 0.7);
+        c = mix(c, far_land, smooth(far + edge, far - edge, up));
+        for row in 0..2 {
+            c = self.trees(c, (ax, up), (edge, row));
+        }
+        let hedge = 0.012 + 0.006 * self.ridge(ax, 900.0, 4.0);
+        let leaf = self.leaf(x * 1.7 + 3.0, y * 1.7);
+        let shade = 0.6 + 0.5 * smooth(-0.01, hedge, up);
+        let green = scale(self.land([66, 112, 50], 0.0), leaf * shade);
+        mix(c, green, smooth(hedge + edge, hedge - edge, up))
+    }
+
+    /// Round crowns on trunks, each lit from its own side.
+    fn trees(&self, behind: Rgb, (x, up): (f32, f32), (edge, row): (f32, i32)) -> Rgb {
+        let gap = [0.10f32, 0.15][row as usize];
+        let far = [0.4f32, 0.08][row as usize];
+        let number = (x / gap).floor();
+        let mut c = behind;
+        for cell in [number - 1.0, number + 1.0, number] {
+            let id = cell as i32 * 5 + row * 1000 + self.seed;
+            if hash2(id, 1) < 0.25 {
+                continue;
+            }
+            let size = (0.034 + 0.026 * hash2(id, 2)) * (1.0 + 0.5 * row as f32);
+            let at = (cell + 0.3 + 0.4 * hash2(id, 3)) * gap;
+            let top = size * 1.5;
+            let (dx, dy) = ((x - at) / size, (up - top) / (size * 1.12));
+            let bump = 0.16 * (self.ridge(x * 3.0 + up, 700.0, id as f32) - 0.5);
+            let away = (dx * dx + dy * dy).sqrt() + bump;
+            let trunk = smooth(0.09, 0.06, dx.abs()) * smooth(0.2, 0.0, dy);
+            c = mix(c, self.land([92, 70, 50], far), trunk);
+            let sun = self.light.sun;
+            let lit = (0.72 + 0.42 * (dx * sun[0] + dy * sun[1])).max(0.3);
+            let lit = if self.light.look == Look::Flat {
+                1.0
+            } else {
+                lit
+            };
+            let tone = [[74, 128, 58], [98, 140, 62], [58, 112, 70]][(hash2(id, 4) * 3.0) as usize];
+            let leaf = self.leaf(x * 12.0, up * 12.0);
+            let crown = scale(self.land(tone, far), lit * leaf);
+            let soft = edge / size;
+            c = mix(c, crown, smooth(1.0 + soft, 1.0 - soft, away));
+        }
+        c
+    }
+
+    /// The unevenness of leaves.
+    fn leaf(&self, x: f32, y: f32) -> f32 {
+        if self.light.look == Look::Flat {
+            return 1.0;
+        }
+        0.55 + 0.9 * grain_at(x * 150.0, y * 150.0)
     }
 
     fn beach(&self, x: f32, y: f32) -> Rgb {

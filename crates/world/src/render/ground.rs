@@ -4,6 +4,8 @@
 //! of material is averaged over the depth that the row covers (differences of prefix sums), then
 //! over the width that a pixel covers (halved strips): no shimmer at any distance, for little.
 
+use std::sync::OnceLock;
+
 use super::canvas::{Canvas, Rgb, light_of, mix, scale, tint};
 use super::light::Light;
 use super::noise::{grain, hash2};
@@ -74,8 +76,9 @@ impl Floor {
             Self::Wood => wood(base, gx, gy),
             Self::Stone => stone(base, gx, gy),
             Self::Sand => {
-                let ripple = grain(gx / 2, gy) - 0.5 + 0.35 * (grain(gx * 5, gy * 5) - 0.5);
-                scale(base, 1.0 + 0.7 * ripple)
+                let ripple = grain(gx, gy * 2) - 0.5;
+                let fine = hash2(x as i32, y as i32) - 0.5 + grain(gx * 6, gy * 6) - 0.5;
+                scale(base, 1.0 + 0.45 * ripple + 0.30 * fine)
             }
             Self::Grass => {
                 let blade = grain(gx * 7, gy * 2) - 0.5;
@@ -133,8 +136,12 @@ pub struct Ground {
     side: usize,
     /// Units that one repetition covers.
     period: f32,
-    /// For each channel, `side + 1` rows of sums of all rows before.
-    sums: [Vec<f32>; 3],
+    /// For each channel, `side + 1` rows of sums of all rows before, of the plain material.
+    sums: &'static [Vec<f32>; 3],
+    /// What the material's light is multiplied by, then what is added, for this look and colour.
+    tone: [Rgb; 2],
+    /// Where the material lies, in units along X and Z.
+    shift: [f32; 2],
     /// The strip of the row at work, and its first texel again.
     strip: [Vec<f32>; 3],
     /// For every column of that row: texel and fraction.
@@ -143,41 +150,65 @@ pub struct Ground {
     pool: Vec<f32>,
 }
 
-/// Where the road of [`Floor::Asphalt`] lies, in Z.
-pub const ROAD: (f32, f32) = (-1.3, 1.5);
 /// Units that one repetition of the material covers.
 const PERIOD: f32 = 3.2;
 
+/// The sums of a material: the same for every clip, so they are worked out once.
+fn material(floor: Floor, side: usize) -> &'static [Vec<f32>; 3] {
+    const KINDS: usize = 7;
+    static SUMS: [OnceLock<[Vec<f32>; 3]>; 2 * KINDS] = [const { OnceLock::new() }; 2 * KINDS];
+    let (kind, floor) = match floor {
+        Floor::Wood => (0, floor),
+        Floor::Stone => (1, floor),
+        Floor::Sand => (2, floor),
+        Floor::Grass => (3, floor),
+        Floor::Snow => (4, floor),
+        Floor::Asphalt => (5, floor),
+        Floor::Plain(_) => (6, Floor::Plain([1.0; 3])),
+    };
+    let slot = 2 * kind + usize::from(side == 512);
+    SUMS[slot].get_or_init(|| {
+        let mut sums = std::array::from_fn(|_| vec![0.0; (side + 1) * side]);
+        for y in 0..side {
+            for x in 0..side {
+                for (sums, value) in sums.iter_mut().zip(floor.texel(x, y, side)) {
+                    sums[(y + 1) * side + x] = sums[y * side + x] + value;
+                }
+            }
+        }
+        sums
+    })
+}
+
 impl Ground {
     /// Prepares `floor` for pictures `width` pixels wide; `unit` is pixels per unit, which sets
-    /// the detail.
-    pub fn new(floor: Floor, look: Look, unit: f32, width: usize) -> Self {
+    /// the detail, and `seed` says where boards and tiles begin.
+    pub fn new(floor: Floor, look: Look, (unit, width): (f32, usize), seed: u32) -> Self {
         let side = if unit > 150.0 { 512 } else { 256 };
         let texture = match look {
             Look::Flat => 0.12,
             Look::Pencil => 0.45,
             Look::Neon => 0.0,
-            Look::Soft3d | Look::Pixel => 1.0,
+            Look::Pixel => 0.6,
+            Look::Soft3d => 1.0,
         };
-        let mut ground = Self {
+        // A plain floor's material is made in white, and coloured here.
+        let paint = match floor {
+            Floor::Plain(colour) => colour,
+            _ => [1.0; 3],
+        };
+        let shift = |salt: i32| (hash2(seed as i32, salt) * 64.0).floor() * PERIOD / 64.0;
+        Self {
             floor,
             side,
             period: PERIOD,
-            sums: std::array::from_fn(|_| vec![0.0; (side + 1) * side]),
+            sums: material(floor, side),
+            tone: [scale(paint, texture), scale(floor.colour(), 1.0 - texture)],
+            shift: [shift(1), shift(2)],
             strip: std::array::from_fn(|_| vec![0.0; side + 1]),
             columns: vec![(0, 0.0); width],
             pool: vec![0.0; width],
-        };
-        let mean = floor.colour();
-        for y in 0..side {
-            for x in 0..side {
-                let texel = mix(mean, floor.texel(x, y, side), texture);
-                for (sums, value) in ground.sums.iter_mut().zip(texel) {
-                    sums[(y + 1) * side + x] = sums[y * side + x] + value;
-                }
-            }
         }
-        ground
     }
 
     /// Draws all rows from `top` down.
@@ -202,8 +233,8 @@ impl Ground {
         let level = self.fill_strip(z, covered, units_per_pixel);
         let cells = self.side >> level;
         let texels = cells as f32 / self.period;
-        let start = ((view.x + (0.5 - view.centre) * units_per_pixel) * texels - 0.5)
-            .rem_euclid(cells as f32);
+        let left = view.x + self.shift[0] + (0.5 - view.centre) * units_per_pixel;
+        let start = (left * texels - 0.5).rem_euclid(cells as f32);
         let step = units_per_pixel * texels;
         self.place_columns(start, step, cells);
         let lamp = RowLight::new(light, view, z, units_per_pixel);
@@ -240,15 +271,19 @@ impl Ground {
         let (side, rows) = (self.side, self.side as f32);
         let per_unit = rows / self.period;
         let span = (covered * per_unit).clamp(1.0, rows);
-        let from = (z * per_unit - 0.5 * span).rem_euclid(rows);
+        let from = ((z + self.shift[1]) * per_unit - 0.5 * span).rem_euclid(rows);
         let finest = units_per_pixel * per_unit;
         let level = (finest.max(1.0).log2().round() as usize).min(side.ilog2() as usize - 2);
-        for (sums, strip) in self.sums.iter().zip(&mut self.strip) {
+        for (channel, (sums, strip)) in self.sums.iter().zip(&mut self.strip).enumerate() {
             integrate(sums, strip, (from, span), side);
             for halving in 0..level {
                 for i in 0..side >> (halving + 1) {
                     strip[i] = 0.5 * (strip[2 * i] + strip[2 * i + 1]);
                 }
+            }
+            let [gain, lift] = self.tone.map(|tone| tone[channel]);
+            for texel in &mut strip[..side >> level] {
+                *texel = *texel * gain + lift;
             }
             // One more than there are: interpolation never wraps.
             strip[side >> level] = strip[0];

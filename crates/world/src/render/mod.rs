@@ -12,7 +12,7 @@ mod weather;
 
 pub use backdrop::Backdrop;
 pub use canvas::{Area, Canvas, Rgb, add, light_of, luma, mix, scale, smooth, tint};
-pub use ground::{Floor, ROAD};
+pub use ground::Floor;
 pub use light::{Dir, Light, Surface, dot, mirrored, normalised};
 pub use noise::{grain, grain_at, hash2, value_noise};
 pub use painter::{Ellipse, Limb, Painter, Shadow, neon, smooth_outline};
@@ -100,7 +100,12 @@ impl<'a> Renderer<'a> {
             cameraman,
             spec,
             plate: Plate::new(setting.backdrop, &light, &views, setting.seed),
-            ground: Ground::new(setting.floor, attributes.look, unit, drawn.width),
+            ground: Ground::new(
+                setting.floor,
+                attributes.look,
+                (unit, drawn.width),
+                setting.seed,
+            ),
             finish: Finish::new(attributes.look, (drawn.width, drawn.height), unit),
             behind: None,
             light,
