@@ -1,0 +1,182 @@
+//! Attention against the plain softmax: values, gradients, instruction sets.
+
+mod common;
+
+use candle_core::{Device, Result, Tensor, Var};
+use gallop_kernels::{AttentionBlock, AttentionPlan, Isa, Precision, attention, set_isa};
+use proptest::prelude::*;
+use rand::{RngExt, SeedableRng};
+
+/// The same by tensor operations with a mask.
+fn naive(q: &Tensor, k: &Tensor, v: &Tensor, plan: &AttentionPlan) -> Result<Tensor> {
+    let (rows, heads, _) = q.dims3()?;
+    let (keys, key_heads, _) = k.dims3()?;
+    let mut mask = vec![f32::NEG_INFINITY; rows * keys];
+    let mut live = vec![0.0f32; rows];
+    for block in &plan.blocks {
+        for (n, range) in block.k.iter().enumerate() {
+            let causal = block.causal && n + 1 == block.k.len();
+            for i in block.q.clone() {
+                for j in range.clone() {
+                    if !causal || j - range.start <= i - block.q.start {
+                        mask[i * keys + j] = 0.0;
+                        live[i] = 1.0;
+                    }
+                }
+            }
+        }
+    }
+    for i in (0..rows).filter(|&i| live[i] == 0.0) {
+        mask[i * keys..(i + 1) * keys].fill(0.0);
+    }
+    let mask = Tensor::from_vec(mask, (rows, keys), q.device())?;
+    let live = Tensor::from_vec(live, (rows, 1, 1), q.device())?;
+    let per_head = |x: &Tensor, head: usize| x.narrow(1, head, 1)?.squeeze(1)?.contiguous();
+    let mut out = Vec::new();
+    for head in 0..heads {
+        let at = head * key_heads / heads;
+        let logits = per_head(q, head)?.matmul(&per_head(k, at)?.t()?)?;
+        let mut logits = (logits * f64::from(plan.scale))?;
+        if let Some(cap) = plan.softcap {
+            logits = ((logits / f64::from(cap))?.tanh()? * f64::from(cap))?;
+        }
+        let logits = logits.broadcast_add(&mask)?;
+        let top = logits.max_keepdim(1)?.detach();
+        let weights = logits.broadcast_sub(&top)?.exp()?;
+        let weights = weights.broadcast_div(&weights.sum_keepdim(1)?)?;
+        out.push(weights.matmul(&per_head(v, at)?)?);
+    }
+    Tensor::stack(&out, 1)?.broadcast_mul(&live)
+}
+
+fn random(shape: (usize, usize, usize), size: f32, seed: u64) -> Result<Var> {
+    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(seed);
+    let values: Vec<f32> = (0..shape.0 * shape.1 * shape.2)
+        .map(|_| rng.random_range(-size..size))
+        .collect();
+    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+fn error(got: &Tensor, want: &Tensor) -> Result<f32> {
+    let gap = (got - want)?.sqr()?.sum_all()?.to_scalar::<f32>()?;
+    let size = want.sqr()?.sum_all()?.to_scalar::<f32>()?;
+    // A gradient that is nothing but rounding has no relative error.
+    Ok((gap / size.max(1e-2)).sqrt())
+}
+
+/// Values and the three gradients, by relative L2 error.
+fn errors(
+    shape: [usize; 5],
+    plan: &AttentionPlan,
+    precision: Precision,
+    size: f32,
+) -> Result<[f32; 4]> {
+    let [rows, keys, heads, key_heads, dim] = shape;
+    let q = random((rows, heads, dim), size, 1)?;
+    let k = random((keys, key_heads, dim), size, 2)?;
+    let v = random((keys, key_heads, dim), 1.0, 3)?;
+    let along = random((rows, heads, dim), 1.0, 4)?;
+    let got = attention(&q, &k, &v, plan, precision)?;
+    let want = naive(&q, &k, &v, plan)?;
+    let gradients = |y: &Tensor| (y * along.as_tensor())?.sum_all()?.backward();
+    let (a, b) = (gradients(&got)?, gradients(&want)?);
+    let mut out = [error(&got, &want)?, 0.0, 0.0, 0.0];
+    for (slot, var) in out[1..].iter_mut().zip([&q, &k, &v]) {
+        let (a, b) = (
+            a.get(var).expect("a gradient"),
+            b.get(var).expect("a gradient"),
+        );
+        *slot = error(a, b)?;
+    }
+    Ok(out)
+}
+
+fn plan(blocks: Vec<AttentionBlock>, softcap: Option<f32>) -> AttentionPlan {
+    AttentionPlan {
+        blocks,
+        scale: 0.3,
+        softcap,
+    }
+}
+
+fn block(
+    q: std::ops::Range<usize>,
+    k: Vec<std::ops::Range<usize>>,
+    causal: bool,
+) -> AttentionBlock {
+    AttentionBlock { q, k, causal }
+}
+
+#[test]
+fn equals_softmax_in_every_instruction_set() -> Result<()> {
+    let blocks = vec![
+        block(0..150, vec![0..300, 310..330], false),
+        block(150..160, vec![], false),
+        block(170..300, vec![305..311, 0..130], true),
+    ];
+    for isa in Isa::available() {
+        set_isa(isa).expect("it is available");
+        for softcap in [None, Some(2.0)] {
+            let plan = plan(blocks.clone(), softcap);
+            for (precision, most) in [(Precision::F32, 2e-5), (Precision::Bf16, 1.5e-2)] {
+                let found = errors([300, 330, 4, 2, 24], &plan, precision, 1.0)?;
+                assert!(
+                    found.iter().all(|e| *e < most),
+                    "{isa:?} {precision:?} {softcap:?}: {found:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn huge_logits_do_not_overflow() -> Result<()> {
+    let plan = plan(vec![block(0..40, vec![0..300], false)], None);
+    let q = random((40, 1, 16), 300.0, 1)?;
+    let k = random((300, 1, 16), 300.0, 2)?;
+    let y = attention(&q, &k, &k, &plan, Precision::F32)?;
+    assert!(error(&y, &naive(&q, &k, &k, &plan)?)? < 1e-3);
+    Ok(())
+}
+
+#[test]
+fn wrong_plans_and_shapes_are_errors() -> Result<()> {
+    let x = random((8, 2, 4), 1.0, 0)?;
+    let wrong = [
+        vec![block(0..9, vec![0..8], false)],
+        vec![block(0..8, vec![0..9], false)],
+        vec![
+            block(0..5, vec![0..8], false),
+            block(4..8, vec![0..8], false),
+        ],
+    ];
+    for blocks in wrong {
+        assert!(attention(&x, &x, &x, &plan(blocks, None), Precision::F32).is_err());
+    }
+    let narrow = random((8, 3, 4), 1.0, 0)?;
+    assert!(attention(&x, &narrow, &narrow, &plan(vec![], None), Precision::F32).is_err());
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn odd_sizes(
+        rows in 1usize..140, keys in 1usize..270, key_heads in 1usize..3, group in 1usize..4, dim in 1usize..40,
+        cut in 0.0f64..1.0, causal: bool,
+    ) {
+        let (row_cut, key_cut) = ((rows as f64 * cut) as usize, (keys as f64 * cut) as usize);
+        let plan = plan(
+            vec![
+                block(0..row_cut, vec![key_cut..keys, 0..key_cut], causal),
+                block(row_cut..rows, vec![0..keys], causal),
+            ],
+            None,
+        );
+        let shape = [rows, keys, key_heads * group, key_heads, dim];
+        let found = errors(shape, &plan, Precision::F32, 1.0).unwrap();
+        prop_assert!(found.iter().all(|e| *e < 1e-4), "{found:?}");
+    }
+}
