@@ -10,7 +10,6 @@ pub mod pickle;
 pub mod public;
 mod plain;
 pub mod positions;
-pub mod public;
 mod text;
 pub mod tokens;
 mod weights;
