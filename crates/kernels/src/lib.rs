@@ -1,14 +1,28 @@
 //! The fast operations, forward and backward, as candle custom ops.
 
+mod activation;
+mod attention;
 mod conv;
+mod frames;
 pub mod gemm;
 mod isa;
 mod linear;
+mod norm;
+mod resample;
+mod rope;
+mod rows;
 mod segments;
+mod simd;
 mod storage;
 
+pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
+pub use attention::{AttentionBlock, AttentionPlan, attention};
 pub use conv::{ConvSpec, Padding, conv};
+pub use frames::{frames, overlap_add};
 pub use gemm::Precision;
 pub use isa::{Isa, UnsupportedIsa, isa, set_isa};
 pub use linear::linear;
+pub use norm::{layer_norm, rms_norm};
+pub use resample::upsample_nearest;
+pub use rope::qk_norm_rope;
 pub use segments::Segments;
