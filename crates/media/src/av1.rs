@@ -10,7 +10,7 @@ use crate::yuv::from_rgb;
 /// Quantiser, of 255; 60 is hard to tell from the source.
 const QUANTIZER: usize = 60;
 /// Of 10: without its assembly rav1e is slow, and slower settings gain little at this quality.
-const SPEED: u8 = 9;
+const SPEED: u8 = 10;
 /// Pictures between those that can be decoded alone: two seconds.
 const KEY_INTERVAL: u64 = 2 * FPS as u64;
 

@@ -7,12 +7,14 @@ use openh264::OpenH264API;
 use openh264::decoder::{DecodedYUV, Decoder, DecoderConfig, Flush};
 use openh264::formats::YUVSource;
 
-use crate::demux::{CodecIn, Movie, PacketIn, TrackIn, Wrong, movie};
+use crate::demux::{CodecIn, Movie, TrackIn, movie};
 use crate::fail::{bad_file, guarded};
 use crate::frames::FrameNames;
 use crate::listen::{aac_track, read_audio};
+use crate::parts::Wrong;
 use crate::picture::{read_file, read_image};
 use crate::sps;
+use crate::tables::PacketIn;
 use crate::yuv::{Matrix, Planes, to_rgb};
 
 /// Longest file taken, in bytes.

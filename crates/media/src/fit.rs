@@ -20,30 +20,38 @@ pub fn fit_image(frame: &Frame, size: PixelSize) -> Frame {
     );
     let across = Taps::new(from.width, to.width, scale);
     let down = Taps::new(from.height, to.height, scale);
-    // Only the rows that the second pass reads are scaled in the first.
-    let rows = down.first()..down.end();
-    let mut middle = vec![0f32; rows.len() * to.width * 3];
-    for (row, out) in rows.clone().zip(middle.chunks_exact_mut(to.width * 3)) {
-        let line = &frame.rgb[row * from.width * 3..][..from.width * 3];
-        for (taps, pixel) in across.0.iter().zip(out.chunks_exact_mut(3)) {
-            for (weight, colour) in taps
-                .weights
-                .iter()
-                .zip(line[taps.start * 3..].chunks_exact(3))
-            {
+    let middle = scale_rows(frame, &across, down.first()..down.end());
+    scale_columns(&middle, &down, size)
+}
+
+/// Scales the rows in `rows` across; the others are never read.
+fn scale_rows(frame: &Frame, across: &Taps, rows: std::ops::Range<usize>) -> Vec<f32> {
+    let stride = across.0.len() * 3;
+    let mut middle = vec![0f32; rows.len() * stride];
+    for (row, out) in rows.zip(middle.chunks_exact_mut(stride)) {
+        let line = &frame.rgb[row * frame.size.width * 3..];
+        for (tap, pixel) in across.0.iter().zip(out.chunks_exact_mut(3)) {
+            let colours = line[tap.start * 3..].chunks_exact(3);
+            for (weight, colour) in tap.weights.iter().zip(colours) {
                 for (sum, &value) in pixel.iter_mut().zip(colour) {
                     *sum += weight * f32::from(value);
                 }
             }
         }
     }
+    middle
+}
+
+/// Scales rows of the final width down, the first of them being the first that `down` reads.
+fn scale_columns(middle: &[f32], down: &Taps, size: PixelSize) -> Frame {
     let mut fitted = Frame::black(size);
-    let stride = to.width * 3;
+    let stride = size.width * 3;
     let mut sums = vec![0f32; stride];
-    for (taps, out) in down.0.iter().zip(fitted.rgb.chunks_exact_mut(stride)) {
+    let first = down.first();
+    for (tap, out) in down.0.iter().zip(fitted.rgb.chunks_exact_mut(stride)) {
         sums.fill(0.0);
-        let lines = middle[(taps.start - rows.start) * stride..].chunks_exact(stride);
-        for (weight, line) in taps.weights.iter().zip(lines) {
+        let lines = middle[(tap.start - first) * stride..].chunks_exact(stride);
+        for (weight, line) in tap.weights.iter().zip(lines) {
             for (sum, value) in sums.iter_mut().zip(line) {
                 *sum += weight * value;
             }

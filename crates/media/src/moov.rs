@@ -21,6 +21,7 @@ pub(crate) enum Codec {
         pps: Vec<u8>,
     },
     /// AAC-LC: the AudioSpecificConfig and the bits a second.
+    #[cfg_attr(not(feature = "aac"), allow(dead_code))]
     Aac { config: Vec<u8>, bits: u32 },
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gallop_core::{Audio, Frame, PixelSize, Result, SAMPLE_RATE, SAMPLES_PER_FRAME, UserError};
+use gallop_core::{Audio, Frame, PixelSize, Result, SAMPLES_PER_FRAME, UserError};
 
 use crate::boxes::Boxes;
 use crate::fail::{cannot_write, folder_of};
@@ -183,6 +183,3 @@ fn place(tracks: &mut [Track], order: &[(usize, usize)], start: u64) {
         at += packets.iter().map(|p| u64::from(p.size)).sum::<u64>();
     }
 }
-
-/// Units a second of the sound.
-pub(crate) const SOUND_SCALE: u32 = SAMPLE_RATE as u32;

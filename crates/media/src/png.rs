@@ -1,12 +1,12 @@
 //! PNG pictures, one or many.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::Write;
 use std::path::Path;
 
 use gallop_core::{Audio, Frame, Result, SAMPLES_PER_FRAME, UserError};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder, ImageError};
+use image::{ExtendedColorType, ImageEncoder};
 
 use crate::fail::cannot_write;
 use crate::frames::FrameNames;
@@ -23,15 +23,16 @@ pub fn write_image(path: &Path, frame: &Frame) -> Result<()> {
     part.commit()
 }
 
+/// Encodes in memory first, so that a failed write is seen as one.
 fn encode(file: &mut File, frame: &Frame) -> std::io::Result<()> {
-    let out = BufWriter::new(file);
-    let encoder = PngEncoder::new_with_quality(out, CompressionType::Fast, FilterType::Adaptive);
+    let mut png = Vec::new();
+    let encoder =
+        PngEncoder::new_with_quality(&mut png, CompressionType::Fast, FilterType::Adaptive);
     let (width, height) = (frame.size.width as u32, frame.size.height as u32);
-    let written = encoder.write_image(&frame.rgb, width, height, ExtendedColorType::Rgb8);
-    written.map_err(|error| match error {
-        ImageError::IoError(error) => error,
-        other => std::io::Error::other(other.to_string()),
-    })
+    encoder
+        .write_image(&frame.rgb, width, height, ExtendedColorType::Rgb8)
+        .map_err(|error| std::io::Error::other(error.to_string()))?;
+    file.write_all(&png)
 }
 
 /// Numbered pictures being written, and their sound; all take their places together.

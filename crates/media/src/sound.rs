@@ -2,11 +2,10 @@
 
 use std::io::Error;
 
-use gallop_core::{Audio, Result as UserResult, UserError};
+use gallop_core::{Audio, Result as UserResult, SAMPLE_RATE, UserError};
 
 use crate::aac;
 use crate::moov::{Codec, Track};
-use crate::mp4::SOUND_SCALE;
 use crate::spool::{Packet, Spool};
 
 /// AAC frames being collected.
@@ -68,7 +67,7 @@ impl SoundTrack {
                 config: self.encoder.config,
                 bits: aac::BITS_PER_SECOND,
             },
-            scale: SOUND_SCALE,
+            scale: SAMPLE_RATE as u32,
             delay: self.encoder.delay as u32,
             packets: self.packets,
             chunks: Vec::new(),

@@ -12,20 +12,7 @@ pub(crate) fn matrix(sps: &[u8]) -> Option<Matrix> {
         high_profile(&mut bits)?;
     }
     bits.golomb()?;
-    match bits.golomb()? {
-        0 => {
-            bits.golomb()?;
-        }
-        1 => {
-            bits.skip(1)?;
-            bits.golomb()?;
-            bits.golomb()?;
-            for _ in 0..bits.golomb()?.min(255) {
-                bits.golomb()?;
-            }
-        }
-        _ => {}
-    }
+    picture_order(&mut bits)?;
     bits.golomb()?;
     bits.skip(1)?;
     bits.golomb()?;
@@ -44,6 +31,24 @@ pub(crate) fn matrix(sps: &[u8]) -> Option<Matrix> {
         1 => usability(&mut bits),
         _ => None,
     }
+}
+
+fn picture_order(bits: &mut Bits) -> Option<()> {
+    match bits.golomb()? {
+        0 => {
+            bits.golomb()?;
+        }
+        1 => {
+            bits.skip(1)?;
+            bits.golomb()?;
+            bits.golomb()?;
+            for _ in 0..bits.golomb()?.min(255) {
+                bits.golomb()?;
+            }
+        }
+        _ => {}
+    }
+    Some(())
 }
 
 fn high_profile(bits: &mut Bits) -> Option<()> {

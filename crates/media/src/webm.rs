@@ -293,28 +293,30 @@ fn head(tracks: &[u8], blocks: &[Block], places: &[(u64, u64)]) -> Vec<u8> {
             });
         }
     });
-    let seek = |info_at: u64| {
-        let tracks_at = info_at + info.0.len() as u64;
-        let cues_at = tracks_at + tracks.len() as u64;
-        let mut seek = Ebml::default();
-        seek.nest(0x114d_9b74, |e| {
-            for (id, at) in [
-                (0x1549_a966u32, info_at),
-                (0x1654_ae6b, tracks_at),
-                (0x1c53_bb6b, cues_at),
-            ] {
-                e.nest(0x4dbb, |e| {
-                    e.bytes(0x53ab, &id.to_be_bytes()).number(0x53ac, at);
-                });
-            }
-        });
-        seek.0
-    };
-    let mut head = seek(seek(0).len() as u64);
+    let sizes = [info.0.len(), tracks.len()].map(|size| size as u64);
+    let mut head = seek_head(seek_head(0, sizes).len() as u64, sizes);
     head.extend(info.0);
     head.extend(tracks);
     head.extend(cues.0);
     head
+}
+
+/// Where to find the info at `start`, and the tracks and cues after it; `sizes` are of info and tracks.
+fn seek_head(start: u64, sizes: [u64; 2]) -> Vec<u8> {
+    let mut seek = Ebml::default();
+    let tracks = start + sizes[0];
+    seek.nest(0x114d_9b74, |e| {
+        for (id, at) in [
+            (0x1549_a966u32, start),
+            (0x1654_ae6b, tracks),
+            (0x1c53_bb6b, tracks + sizes[1]),
+        ] {
+            e.nest(0x4dbb, |e| {
+                e.bytes(0x53ab, &id.to_be_bytes()).number(0x53ac, at);
+            });
+        }
+    });
+    seek.0
 }
 
 /// One cluster; `data` holds the bytes of each block.

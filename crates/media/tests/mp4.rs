@@ -1,5 +1,7 @@
 //! MP4 files as ffmpeg sees them.
 
+#![cfg(feature = "aac")]
+
 mod common;
 
 use common::*;
@@ -230,4 +232,28 @@ fn a_dropped_or_failed_writer_leaves_nothing() {
         true,
     );
     assert!(huge.err().unwrap().to_string().contains("5000x100"));
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_nothing() {
+    // A file system of our own needs the rights to mount one.
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().to_str().unwrap();
+    let mount = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs", at])
+        .output();
+    if !mount.is_ok_and(|out| out.status.success()) {
+        eprintln!("skipped: no right to mount a small file system");
+        return;
+    }
+    for name in ["a.mp4", "a.wav", "a-%d.png"] {
+        let written = write_clip(&folder.path().join(name), &clip(SIZE, 24, true));
+        let said = written.map_err(|error| error.to_string());
+        let left = folder.path().read_dir().unwrap().count();
+        if !said.as_ref().is_err_and(|s| s.contains("free some space")) || left != 0 {
+            run("umount", &[at]);
+            panic!("{name}: {said:?}, {left} files left");
+        }
+    }
+    run("umount", &[at]);
 }

@@ -1,5 +1,7 @@
 //! Our reader: what we write, and what other programs write.
 
+#![cfg(feature = "aac")]
+
 mod common;
 
 use common::*;
