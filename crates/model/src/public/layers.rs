@@ -1,8 +1,7 @@
 //! The layers that the public autoencoders share, over channels-last tensors.
 
-use crate::public::shim::rms_norm;
 use candle_core::{DType, Tensor};
-use gallop_kernels::{ConvSpec, Padding, Precision, Segments, conv, linear};
+use gallop_kernels::{ConvSpec, Padding, Precision, Segments, conv, linear, rms_norm};
 
 use super::{error::Result, source::Checkpoint};
 
@@ -127,7 +126,7 @@ impl Linear {
 pub(super) struct RmsNorm {
     /// The factor less one, as the kernel takes it.
     weight: Tensor,
-    eps: f32,
+    eps: f64,
 }
 
 impl RmsNorm {
@@ -142,7 +141,7 @@ impl RmsNorm {
     }
 
     /// Without factors.
-    pub(super) fn plain(channels: usize, eps: f32) -> Result<Self> {
+    pub(super) fn plain(channels: usize, eps: f64) -> Result<Self> {
         Ok(Self {
             weight: Tensor::zeros(channels, DType::F32, &candle_core::Device::Cpu)?,
             eps,

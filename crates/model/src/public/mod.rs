@@ -4,9 +4,9 @@
 mod error;
 mod folder;
 mod layers;
+pub mod manifest;
 pub mod oobleck;
 pub mod resample;
-mod shim;
 pub mod source;
 mod stages;
 pub mod t5gemma;

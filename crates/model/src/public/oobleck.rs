@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::{
     error::{PublicError, Result},
     layers::Conv,
+    manifest::AudioWidths,
     source::Checkpoint,
 };
 use crate::error::ModelError;
@@ -42,6 +43,11 @@ struct Half {
 /// One direction of the autoencoder.
 #[derive(Clone, Debug, Deserialize)]
 struct HalfConfig {
+    #[serde(alias = "in_channels", alias = "out_channels", default = "stereo")]
+    wave_channels: usize,
+    channels: usize,
+    latent_dim: usize,
+    c_mults: Vec<usize>,
     strides: Vec<usize>,
     #[serde(default)]
     use_snake: bool,
@@ -53,6 +59,22 @@ struct HalfConfig {
 
 fn yes() -> bool {
     true
+}
+
+fn stereo() -> usize {
+    2
+}
+
+impl HalfConfig {
+    fn widths(&self) -> AudioWidths {
+        let multiples = std::iter::once(&1).chain(&self.c_mults);
+        AudioWidths {
+            stages: multiples.map(|m| m * self.channels).collect(),
+            strides: self.strides.clone(),
+            wave: self.wave_channels,
+            latents: self.latent_dim,
+        }
+    }
 }
 
 impl OobleckConfig {
@@ -72,11 +94,28 @@ impl OobleckConfig {
             let known = half.kind == "oobleck"
                 && half.config.use_snake
                 && !half.config.use_nearest_upsample;
-            if !known || half.config.strides.contains(&0) {
+            let fits = half.config.strides.len() == half.config.c_mults.len();
+            if !known || !fits || half.config.strides.contains(&0) {
                 return Err(fail("only `oobleck` halves with snake activations".into()).into());
             }
         }
         Ok(config)
+    }
+
+    /// The public model's `model_config.json`, as far as the autoencoder needs it.
+    pub const PUBLIC_JSON: &str = include_str!("oobleck/public.json");
+
+    /// The public model's configuration.
+    pub fn public() -> Self {
+        Self::parse(Self::PUBLIC_JSON).expect("the embedded configuration is known here")
+    }
+
+    pub(super) fn encoder_widths(&self) -> AudioWidths {
+        self.encoder.config.widths()
+    }
+
+    pub(super) fn decoder_widths(&self) -> AudioWidths {
+        self.decoder.config.widths()
     }
 }
 

@@ -9,10 +9,9 @@ mod tokenizer;
 
 use std::ops::Range;
 
-use crate::public::shim::{AttentionPlan, rms_norm};
 use candle_core::{DType, Device, Tensor};
 pub use config::T5GemmaConfig;
-use gallop_kernels::{Precision, Segments};
+use gallop_kernels::{AttentionPlan, Precision, Segments, rms_norm};
 use layer::{Layer, Rotation, plan};
 pub use tokenizer::GemmaTokenizer;
 

@@ -8,11 +8,10 @@ mod config;
 
 use std::ops::Range;
 
-use crate::public::shim::silu;
 use blocks::{Block, Common, NORM_EPS, TimeConv};
 use candle_core::Tensor;
 pub use config::TurboConfig;
-use gallop_kernels::Precision;
+use gallop_kernels::{Precision, silu};
 
 use super::{
     error::{PublicError, Result},

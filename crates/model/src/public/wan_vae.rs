@@ -6,10 +6,9 @@
 mod blocks;
 mod pixels;
 
-use crate::public::shim::silu;
 use blocks::{CausalConv, FrameAttention, Loader, Memory, Residual, Stage};
 use candle_core::{Device, Tensor};
-use gallop_kernels::Precision;
+use gallop_kernels::{Precision, silu};
 use pixels::patchify;
 pub(super) use pixels::unpatchify;
 

@@ -1,8 +1,7 @@
 //! The blocks of the audio autoencoder, over waves `[1, T, C]`.
 
-use crate::public::shim::snake;
 use candle_core::Tensor;
-use gallop_kernels::Precision;
+use gallop_kernels::{Precision, snake};
 
 use crate::public::{error::Result, layers::Conv, source::Checkpoint};
 
@@ -47,8 +46,7 @@ impl Snake {
     pub(super) fn load(weights: &Checkpoint) -> Result<Self> {
         Ok(Self {
             alpha: weights.f32("alpha")?.exp()?,
-            // The public code guards its division so.
-            beta: (weights.f32("beta")?.exp()? + 1e-9)?,
+            beta: weights.f32("beta")?.exp()?,
         })
     }
 

@@ -22,7 +22,7 @@ pub struct T5GemmaConfig {
     /// Width K of a head.
     pub head_dim: usize,
     /// Guards the norms.
-    pub rms_norm_eps: f32,
+    pub rms_norm_eps: f64,
     /// The slowest rotation's base.
     #[serde(default = "default_theta")]
     pub rope_theta: f64,
@@ -51,6 +51,14 @@ fn default_activation() -> String {
 }
 
 impl T5GemmaConfig {
+    /// The public model's `config.json`, as far as the encoder needs it.
+    pub const PUBLIC_JSON: &str = include_str!("public.json");
+
+    /// The public model's configuration: 9 billion weights.
+    pub fn public() -> Self {
+        Self::parse(Self::PUBLIC_JSON).expect("the embedded configuration is known here")
+    }
+
     /// From a `config.json`: the encoder's alone, or the whole model's with an `encoder` in it.
     ///
     /// # Errors

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use crate::public::shim::{AttentionBlock, AttentionPlan, attention, gelu_tanh, rms_norm};
 use candle_core::{Device, Tensor};
-use gallop_kernels::{Precision, Segments, linear};
+use gallop_kernels::{
+    AttentionBlock, AttentionPlan, Precision, Segments, attention, gelu_tanh, linear, rms_norm,
+};
 
 use super::config::T5GemmaConfig;
 use crate::public::{error::Result, layers::stored, source::Checkpoint};

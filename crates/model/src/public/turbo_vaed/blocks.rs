@@ -1,8 +1,7 @@
 //! The blocks of the fast decoder: convolutions that see both ways in time.
 
-use crate::public::shim::{silu, upsample_nearest};
 use candle_core::Tensor;
-use gallop_kernels::Precision;
+use gallop_kernels::{Precision, silu, upsample_nearest};
 
 use super::config::{BlockConfig, Enlarge};
 use crate::public::{
@@ -12,13 +11,13 @@ use crate::public::{
 };
 
 /// Guards the norms of the main path.
-pub(super) const NORM_EPS: f32 = 1e-8;
+pub(super) const NORM_EPS: f64 = 1e-8;
 
 /// What all blocks of a decoder share.
 #[derive(Clone, Copy)]
 pub(super) struct Common {
     pub(super) precision: Precision,
-    pub(super) shortcut_eps: f32,
+    pub(super) shortcut_eps: f64,
 }
 
 /// A convolution over time and space; time is padded by repeating the first and last frame.

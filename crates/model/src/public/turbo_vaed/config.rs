@@ -31,7 +31,7 @@ pub struct TurboConfig {
     /// Whether the last convolution gives patches (else one more enlarging convolution precedes it).
     pub use_unpatchify: bool,
     /// Guards the norm of shortcuts.
-    pub resnet_norm_eps: f32,
+    pub resnet_norm_eps: f64,
     /// Latent frames of the first window.
     pub first_chunk_size: usize,
     /// Latent frames of each later window.
@@ -81,6 +81,14 @@ pub(super) enum Enlarge {
 }
 
 impl TurboConfig {
+    /// The public model's configuration file.
+    pub const PUBLIC_JSON: &str = include_str!("public.json");
+
+    /// The public model's configuration.
+    pub fn public() -> Self {
+        Self::parse(Self::PUBLIC_JSON).expect("the embedded configuration is known here")
+    }
+
     /// From the JSON file's text.
     ///
     /// # Errors

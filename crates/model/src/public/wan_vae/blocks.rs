@@ -1,9 +1,8 @@
 //! The blocks of the video VAE. Each works on a run of frames and remembers the last few that it
 //! saw, so that a clip can go through in runs of any length with the same result.
 
-use crate::public::shim::{AttentionBlock, AttentionPlan, attention, silu, upsample_nearest};
 use candle_core::{DType, Tensor};
-use gallop_kernels::Precision;
+use gallop_kernels::{AttentionBlock, AttentionPlan, Precision, attention, silu, upsample_nearest};
 
 use super::pixels::Shortcut;
 use crate::public::{
