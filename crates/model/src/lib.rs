@@ -4,14 +4,16 @@
 //! K head dim, C channels, F/H/W latent grid, A audio latents.
 #![warn(missing_docs)]
 
+mod ae_layers;
+pub mod audio_ae;
 pub mod dit;
 mod error;
 pub mod pickle;
-pub mod public;
-mod plain;
 pub mod positions;
-mod text;
+pub mod public;
+pub mod text;
 pub mod tokens;
+pub mod video_ae;
 mod weights;
 
 pub use error::{ModelError, Result};

@@ -15,9 +15,7 @@ mod spec;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor, bail};
-use gallop_kernels::Segments;
-
-use crate::plain::AttentionPlan;
+use gallop_kernels::{AttentionPlan, Segments};
 
 pub use patches::{PatchOrder, patchify, unpatchify};
 pub use spec::{SampleSpec, Task, TextRole};

@@ -1,8 +1,9 @@
 //! One layer: attention and MLP, each behind a norm and added to the stream.
 
-use crate::plain::{attention, gelu7, head_gate, qk_norm_rope, rms_norm, swiglu7};
 use candle_core::{Result, Tensor};
-use gallop_kernels::{Precision, Segments, linear};
+use gallop_kernels::{
+    Precision, Segments, attention, gelu7, head_gate, linear, qk_norm_rope, rms_norm, swiglu7,
+};
 
 use super::{AttentionKind, DitConfig, LayerKind, MlpKind};
 use crate::error;
@@ -156,8 +157,7 @@ impl Attention {
         };
         let rotate = |x: Tensor, norm: &Tensor| {
             let norm = rows.present(norm)?;
-            let (sin, cos) = (&sequence.sin, &sequence.cos);
-            qk_norm_rope(&x, &norm, sin, cos, rows.segments, NORM_EPS)
+            qk_norm_rope(&x, &norm, sequence.rope(), rows.segments, NORM_EPS)
         };
         let q = rotate(part(0, nq)?, &self.q_norm)?;
         let k = rotate(part(nq * head, nk)?, &self.k_norm)?;

@@ -1,8 +1,7 @@
 //! From tokens to the stream and back. All of it in f32, as in the public code.
 
-use crate::plain::rms_norm;
 use candle_core::{Result, Tensor, bail};
-use gallop_kernels::{Precision, Segments, linear};
+use gallop_kernels::{Precision, Segments, linear, rms_norm};
 
 use super::block::NORM_EPS;
 use super::{Batch, DitConfig, Outputs, Text};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::plain::{AttentionBlock, AttentionPlan};
+use gallop_kernels::{AttentionBlock, AttentionPlan};
 
 use super::{Sample, TextRole};
 use crate::dit::{AttentionKind, DitConfig};
