@@ -15,6 +15,7 @@ const SOURCES: &[(&str, &[&str])] = &[
         &[
             include_str!("../../data/en/common.toml"),
             include_str!("../../data/en/ball.toml"),
+            include_str!("../../data/en/instrument.toml"),
         ],
     ),
     (
@@ -22,6 +23,7 @@ const SOURCES: &[(&str, &[&str])] = &[
         &[
             include_str!("../../data/zh/common.toml"),
             include_str!("../../data/zh/ball.toml"),
+            include_str!("../../data/zh/instrument.toml"),
         ],
     ),
 ];

@@ -1,1 +1,128 @@
+use super::*;
+use crate::world::{WorldConfig, rng};
+use crate::{Colour, registry};
 
+fn every_caption(split: Split, seeds: u64, mut check: impl FnMut(&Attributes, &Caption)) {
+    for family in registry() {
+        let config = WorldConfig {
+            families: vec![family.name().into()],
+            split,
+            ..WorldConfig::default()
+        };
+        for seed in 0..seeds {
+            let spec = config.spec(seed).expect("a registered family");
+            for caption in captions(&spec.attributes, split, &mut rng(seed, 4)) {
+                check(&spec.attributes, &caption);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_family_has_every_length_in_every_language_and_split() {
+    for lexicon in lexicon::all() {
+        for family in registry() {
+            for length in Length::ALL {
+                for split in [Split::Train, Split::Heldout] {
+                    let found = lexicon.templates(family.name(), length, split);
+                    let (name, lang) = (family.name(), &lexicon.lang);
+                    assert!(!found.is_empty(), "{name} {lang} {length:?} {split:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn captions_are_clean_sentences() {
+    for split in [Split::Train, Split::Heldout] {
+        every_caption(split, 80, |a, caption| {
+            let text = &caption.text;
+            assert!(text.chars().count() >= 4, "{text} of {a:?}");
+            let odd = [
+                "{", "}", "[", "]", "|", "^", "  ", " ,", "，，", "。，", "， ", " .",
+            ];
+            assert!(odd.iter().all(|o| !text.contains(o)), "{text}");
+            assert!(!text.starts_with(['，', ',', ' ']), "{text}");
+        });
+    }
+}
+
+#[test]
+fn captions_mention_no_other_colour() {
+    every_caption(Split::Train, 120, |a, caption| {
+        if caption.lang != "en" {
+            return;
+        }
+        let about: Vec<&str> = a.colours.iter().map(|c| c.key()).collect();
+        for colour in Colour::ALL {
+            let named = caption
+                .text
+                .split(|c: char| !c.is_alphabetic())
+                .any(|w| w == colour.key());
+            // Grass is green and leaves are, whatever the subject's colour.
+            let scenery = ["green grass"].iter().any(|s| caption.text.contains(s));
+            assert!(
+                !named || about.contains(&colour.key()) || scenery,
+                "{}",
+                caption.text
+            );
+        }
+    });
+}
+
+#[test]
+fn long_captions_tell_more() {
+    every_caption(Split::Train, 40, |_, caption| match caption.length {
+        Length::Long => assert!(caption.mentions.len() >= 4, "{caption:?}"),
+        Length::Short => assert!(caption.mentions.len() <= 7, "{caption:?}"),
+        Length::Medium => {}
+    });
+}
+
+#[test]
+fn every_word_a_caption_uses_is_known() {
+    for split in [Split::Train, Split::Heldout] {
+        every_caption(split, 40, |a, caption| {
+            let mut unknown = unknown_words(&caption.text);
+            // Spoken phrases are anyone's words.
+            if let Some(phrase) = &a.phrase {
+                unknown.retain(|w| !phrase.to_lowercase().contains(w.as_str()));
+            }
+            assert!(unknown.is_empty(), "{unknown:?} in {}", caption.text);
+        });
+    }
+}
+
+#[test]
+fn strange_words_are_reported_once() {
+    assert_eq!(
+        unknown_words("a red zeppelin, a zeppelin and 3 balls"),
+        ["zeppelin"]
+    );
+    assert_eq!(unknown_words("红色的篮球在飞碟上弹跳"), ["飞碟"]);
+    assert!(unknown_words("A RED basketball bounces on a wooden court").is_empty());
+    assert!(unknown_words("").is_empty());
+}
+
+#[test]
+fn wordings_of_the_splits_are_disjoint() {
+    for lexicon in lexicon::all() {
+        for family in registry() {
+            for length in Length::ALL {
+                let train = lexicon.templates(family.name(), length, Split::Train);
+                let held = lexicon.templates(family.name(), length, Split::Heldout);
+                assert!(train.iter().all(|t| !held.contains(t)));
+            }
+        }
+    }
+}
+
+#[test]
+fn there_are_enough_heldout_prompts_in_both_languages() {
+    for lang in ["en", "zh"] {
+        let prompts = heldout_prompts(60, lang, &[]).expect("families are registered");
+        assert_eq!(prompts.len(), 60);
+        assert!(prompts.iter().all(|p| crate::is_heldout(&p.attributes)));
+    }
+}

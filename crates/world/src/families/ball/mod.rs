@@ -7,6 +7,7 @@ use gallop_core::{ClipShape, FPS};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
+use super::ambience;
 use crate::WorldRng;
 use crate::attributes::{Attributes, Colour, Direction, Size, pick};
 use crate::family::{Family, Placed, Stage, StageEvent};
@@ -87,9 +88,7 @@ struct BallStage {
     trampoline: bool,
     half_width: f64,
     balls: Vec<One>,
-    subject: String,
-    floor: String,
-    place: String,
+    attributes: Attributes,
 }
 
 impl BallStage {
@@ -119,9 +118,7 @@ impl BallStage {
             trampoline,
             half_width,
             balls,
-            subject: a.subject.clone(),
-            floor: floor.to_owned(),
-            place: a.place.clone(),
+            attributes: a.clone(),
         }
     }
 }
@@ -236,22 +233,20 @@ impl Stage for BallStage {
     }
 
     fn score(&self) -> Score {
-        let cues = self
-            .events()
-            .iter()
-            .map(|event| Cue {
-                time: event.heard,
-                strength: event.strength,
-                pan: (event.at[0] / self.half_width).clamp(-1.0, 1.0) as f32,
-                sound: Sound::Impact {
-                    subject: self.subject.clone(),
-                    floor: self.floor.clone(),
-                    size: self.balls[event.object].radius as f32,
-                },
-            })
-            .collect();
+        let a = &self.attributes;
+        let mut cues = ambience(a, self.setting.backdrop.indoor());
+        cues.extend(self.events().iter().map(|event| Cue {
+            time: event.heard,
+            strength: event.strength,
+            pan: (event.at[0] / self.half_width).clamp(-1.0, 1.0) as f32,
+            sound: Sound::Impact {
+                subject: a.subject.clone(),
+                floor: a.floor.clone().unwrap_or_default(),
+                size: self.balls[event.object].radius as f32,
+            },
+        }));
         Score {
-            room: self.place.clone(),
+            room: a.place.clone(),
             cues,
         }
     }

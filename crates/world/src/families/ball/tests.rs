@@ -1,1 +1,199 @@
+use super::*;
+use crate::render::{Cameraman, View};
+use crate::world::{Spec, WorldConfig, rng};
+use crate::{Camera, Look};
+use gallop_core::PixelSize;
 
+fn spec(seed: u64, look: Look) -> Spec {
+    let config = WorldConfig {
+        families: vec!["ball".into()],
+        looks: vec![look],
+        sizes: vec![PixelSize::new(448, 256)],
+        frames: vec![72],
+        ..WorldConfig::default()
+    };
+    config.spec(seed).expect("the family is registered")
+}
+
+/// Integrates gravity and rebounds in small steps, knowing nothing of the closed form.
+fn simulated_impacts(height: f64, fall_from: f64, contact: Contact, until: f64) -> Vec<f64> {
+    let step = 1e-6;
+    let (mut time, mut y, mut speed) = (fall_from, height, 0.0);
+    let mut impacts = Vec::new();
+    while time < until {
+        speed -= motion::GRAVITY * step;
+        y += speed * step;
+        time += step;
+        if y <= 0.0 {
+            impacts.push(time);
+            speed = -speed * contact.restitution;
+            y = 0.0;
+            time += contact.seconds;
+            if speed < 0.2 {
+                break;
+            }
+        }
+    }
+    impacts
+}
+
+#[test]
+fn impacts_equal_a_step_by_step_simulation() {
+    for (subject, floor) in [
+        ("basketball", "wood"),
+        ("marble", "sand"),
+        ("rubber_ball", "trampoline"),
+    ] {
+        let contact = Contact::of(subject, floor);
+        let (height, first) = (0.55, 0.4);
+        let bounce = Bounce::new(0.12, height, first, contact);
+        let fall = (2.0 * height / motion::GRAVITY).sqrt();
+        let simulated = simulated_impacts(height, first - fall, contact, 4.0);
+        let exact: Vec<f64> = bounce.impacts().map(|i| i.0).collect();
+        assert!(simulated.len() >= 2);
+        for (a, b) in simulated.iter().zip(&exact) {
+            assert!(
+                (a - b).abs() < 1e-4,
+                "{subject} on {floor}: {a} against {b}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_lowest_point_is_on_the_floor_at_every_impact_and_never_jumps() {
+    for seed in 0..20 {
+        let spec = spec(seed, Look::Soft3d);
+        let stage = BallStage::new(&spec.attributes, spec.shape, &mut rng(seed, 1));
+        for ball in &stage.balls {
+            for (time, speed) in ball.bounce.impacts() {
+                let pose = ball.bounce.pose(time);
+                assert!((pose.y - pose.half_y).abs() < 1e-9);
+                let before = ball.bounce.pose(time - 1e-4);
+                assert!((before.y - before.half_y - speed * 1e-4).abs() < 1e-6);
+            }
+            let mut last = ball.bounce.pose(0.0).y;
+            for step in 1..3000 {
+                let y = ball.bounce.pose(step as f64 * 1e-3).y;
+                assert!(
+                    (y - last).abs() < 4e-3,
+                    "seed {seed}, {step} ms: {last} to {y}"
+                );
+                last = y;
+            }
+        }
+    }
+}
+
+#[test]
+fn balls_stay_in_the_picture_and_do_not_all_rest_from_the_start() {
+    for seed in 0..60 {
+        let spec = spec(seed, Look::Soft3d);
+        let stage = BallStage::new(&spec.attributes, spec.shape, &mut rng(seed, 1));
+        let man = Cameraman::new(
+            &stage.setting,
+            &spec.attributes,
+            spec.shape,
+            &mut rng(seed, 2),
+        );
+        for frame in 0..spec.shape.frames {
+            let time = frame as f64 / FPS as f64;
+            let view = man.view(time, 0.0);
+            for placed in stage.objects(time) {
+                let spot = view.project(placed.at);
+                let reach = placed.half[0] as f32 * spot.scale;
+                let slack = 0.12 * view.height;
+                assert!(spot.x - reach > -slack && spot.x + reach < view.width + slack);
+                assert!(spot.y - reach > -slack && spot.y + reach < view.height + slack);
+            }
+        }
+        assert!(
+            stage.events().iter().any(|e| e.time > 0.0 && e.time < 2.2),
+            "seed {seed}"
+        );
+    }
+}
+
+/// Rows in which a ball of saturated colour is seen, top and bottom.
+fn extent(frame: &gallop_core::Frame, want: fn([u8; 3]) -> bool) -> Option<(usize, usize, f64)> {
+    let (mut top, mut bottom, mut sum, mut count) = (usize::MAX, 0, 0.0, 0.0);
+    for y in 0..frame.size.height {
+        let mut seen = 0;
+        for x in 0..frame.size.width {
+            if want(frame.pixel(x, y)) {
+                seen += 1;
+                sum += x as f64;
+                count += 1.0;
+            }
+        }
+        if seen >= 3 {
+            top = top.min(y);
+            bottom = y;
+        }
+    }
+    (count > 50.0).then(|| (top, bottom, sum / count))
+}
+
+#[test]
+fn pixels_show_the_ball_where_the_track_and_the_impact_say() {
+    let shape = ClipShape {
+        frames: 49,
+        size: PixelSize::new(448, 256),
+    };
+    let mut a = spec(3, Look::Flat).attributes;
+    a.subject = "steel_ball".into();
+    a.count = 1;
+    a.colours = vec![Colour::Teal];
+    a.floor = Some("wood".into());
+    a.place = "room".into();
+    a.size = Some(Size::Large);
+    a.camera = Camera::Still;
+    a.time_of_day = crate::TimeOfDay::Day;
+    a.direction = Some(Direction::Right);
+    let spec = Spec {
+        seed: 11,
+        shape,
+        attributes: a,
+        split: crate::Split::Train,
+    };
+    let rendered = crate::render_spec(&spec, false).expect("a registered family");
+    let teal = |[r, g, b]: [u8; 3]| r < 110 && g > 90 && b > 90 && g.abs_diff(b) < 30;
+    let track = &rendered.truth.tracks[0];
+    let mut bottoms = Vec::new();
+    for (frame, point) in rendered.clip.frames.iter().zip(&track.points) {
+        let (top, bottom, x) = extent(frame, teal).expect("the ball is seen");
+        let (cy, ry) = (point.y * 256.0, point.ry * 256.0);
+        assert!(
+            (top as f32 - (cy - ry)).abs() < 2.0,
+            "{top} against {}",
+            cy - ry
+        );
+        assert!((bottom as f32 + 1.0 - (cy + ry)).abs() < 2.0);
+        assert!(
+            (x as f32 + 0.5 - point.x * 448.0).abs() < 4.0,
+            "{x} {}",
+            point.x * 448.0
+        );
+        bottoms.push(bottom as f32);
+    }
+    let impact = &rendered.truth.events[0];
+    let nearest = (impact.time * FPS as f64).ceil() as usize;
+    let floor = impact.y * 256.0;
+    assert!(
+        (bottoms[nearest] + 1.0 - floor).abs() < 3.5,
+        "{} {floor}",
+        bottoms[nearest]
+    );
+    let lowest = bottoms.iter().fold(0.0f32, |a, &b| a.max(b));
+    assert!((lowest + 1.0 - floor).abs() < 2.0);
+}
+
+#[test]
+fn the_floor_under_the_ball_is_where_the_view_says() {
+    let spec = spec(5, Look::Soft3d);
+    let stage = BallStage::new(&spec.attributes, spec.shape, &mut rng(5, 1));
+    let man = Cameraman::new(&stage.setting, &spec.attributes, spec.shape, &mut rng(5, 2));
+    let view: View = man.view(0.5, 0.0);
+    let row = view.project([0.3, 0.0, 0.4]).y;
+    assert!((row - view.floor_row(0.4)).abs() < 1e-3);
+}

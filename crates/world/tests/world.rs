@@ -1,0 +1,124 @@
+//! What holds for every family: equal seeds give equal clips, any shape works, the splits part.
+
+use gallop_core::{PixelSize, SAMPLES_PER_FRAME};
+use gallop_world::{Look, Rendered, Split, WorldConfig, is_heldout, registry};
+use proptest::prelude::*;
+
+fn config(family: &str, size: (usize, usize), frames: usize) -> WorldConfig {
+    WorldConfig {
+        families: vec![family.to_owned()],
+        sizes: vec![PixelSize::new(size.0, size.1)],
+        frames: vec![frames],
+        ..WorldConfig::default()
+    }
+}
+
+fn check(rendered: &Rendered, size: (usize, usize), frames: usize) {
+    assert_eq!(rendered.clip.frames.len(), frames);
+    for frame in &rendered.clip.frames {
+        assert_eq!((frame.size.width, frame.size.height), size);
+        assert_eq!(frame.rgb.len(), size.0 * size.1 * 3);
+    }
+    let audio = rendered.clip.audio.as_ref().expect("sound was asked for");
+    assert_eq!(audio.left.len(), frames * SAMPLES_PER_FRAME);
+    assert_eq!(audio.right.len(), audio.left.len());
+    assert!(
+        audio
+            .left
+            .iter()
+            .chain(&audio.right)
+            .all(|s| s.is_finite() && s.abs() <= 1.0)
+    );
+    let seconds = frames as f64 / 24.0;
+    for event in &rendered.truth.events {
+        let inside = |t: f64| (0.0..seconds).contains(&t);
+        assert!(inside(event.time) || inside(event.heard));
+        assert!((0.0..=1.0).contains(&event.strength), "{event:?}");
+    }
+    for track in &rendered.truth.tracks {
+        assert_eq!(track.points.len(), frames);
+        assert!(
+            track
+                .points
+                .iter()
+                .all(|p| p.x.is_finite() && p.y.is_finite())
+        );
+    }
+    let text = rendered.truth.to_json();
+    let again: gallop_world::Truth = serde_json::from_str(&text).expect("its own JSON");
+    assert_eq!(again.attributes, rendered.truth.attributes);
+}
+
+#[test]
+fn equal_seeds_give_equal_bytes_and_others_differ() {
+    for family in registry() {
+        for look in Look::ALL {
+            let mut config = config(family.name(), (112, 64), 9);
+            config.looks = vec![*look];
+            let (a, b) = (config.render(5).unwrap(), config.render(5).unwrap());
+            assert_eq!(a.clip, b.clip, "{}", family.name());
+            assert_eq!((&a.truth, &a.captions), (&b.truth, &b.captions));
+            assert_ne!(a.clip, config.render(6).unwrap().clip);
+        }
+    }
+}
+
+#[test]
+fn long_tall_and_tiny_clips() {
+    for family in registry() {
+        for (size, frames) in [
+            ((64, 36), 361),
+            ((36, 64), 30),
+            ((16, 16), 5),
+            ((1, 1), 2),
+            ((448, 256), 1),
+        ] {
+            for seed in 0..3 {
+                check(
+                    &config(family.name(), size, frames).render(seed).unwrap(),
+                    size,
+                    frames,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_splits_part_the_world() {
+    for family in registry() {
+        for (split, held) in [(Split::Train, false), (Split::Heldout, true)] {
+            let mut config = config(family.name(), (16, 16), 24);
+            config.split = split;
+            for seed in 0..200 {
+                assert_eq!(is_heldout(&config.spec(seed).unwrap().attributes), held);
+            }
+        }
+    }
+}
+
+#[test]
+fn foolish_wishes_are_refused_with_the_way_out() {
+    let message = config("unicorn", (16, 16), 1)
+        .render(0)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("unicorn") && message.contains("ball"),
+        "{message}"
+    );
+    assert!(config("ball", (16, 16), 0).render(0).is_err());
+    assert!(config("ball", (0, 16), 1).render(0).is_err());
+    let mut empty = config("ball", (16, 16), 1);
+    empty.sizes.clear();
+    assert!(empty.render(0).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_shape_renders(seed: u64, width in 1usize..150, height in 1usize..150, frames in 1usize..14) {
+        let family = registry()[(seed % registry().len() as u64) as usize].name();
+        check(&config(family, (width, height), frames).render(seed).unwrap(), (width, height), frames);
+    }
+}
