@@ -90,7 +90,13 @@ pub struct Placed {
 
 /// Every family there is, in a fixed order.
 pub fn registry() -> &'static [&'static dyn Family] {
-    &[&families::Ball]
+    &[
+        &families::Ball,
+        &families::Struck,
+        &families::Horse,
+        &families::Vehicle,
+        &families::Fireworks,
+    ]
 }
 
 /// The family of that name.

@@ -15,6 +15,9 @@ const SOURCES: &[(&str, &[&str])] = &[
         &[
             include_str!("../../data/en/common.toml"),
             include_str!("../../data/en/ball.toml"),
+            include_str!("../../data/en/horse.toml"),
+            include_str!("../../data/en/vehicle.toml"),
+            include_str!("../../data/en/fireworks.toml"),
             include_str!("../../data/en/instrument.toml"),
         ],
     ),
@@ -23,6 +26,9 @@ const SOURCES: &[(&str, &[&str])] = &[
         &[
             include_str!("../../data/zh/common.toml"),
             include_str!("../../data/zh/ball.toml"),
+            include_str!("../../data/zh/horse.toml"),
+            include_str!("../../data/zh/vehicle.toml"),
+            include_str!("../../data/zh/fireworks.toml"),
             include_str!("../../data/zh/instrument.toml"),
         ],
     ),

@@ -2,9 +2,15 @@
 
 mod ambience;
 mod ball;
+mod fireworks;
+mod horse;
 mod instrument;
+mod vehicle;
 
 pub use ball::Ball;
+pub use fireworks::Fireworks;
+pub use horse::Horse;
 pub use instrument::Struck;
+pub use vehicle::Vehicle;
 
 pub(crate) use ambience::ambience;
