@@ -1,1 +1,32 @@
-//! gallop-train.
+//! Training: data streams, the loop, the optimiser, checkpoints, and the three trainings themselves.
+//!
+//! Batch `i` of a training is a function of its recipe and `i`, and noise one of the step, so a
+//! training that goes on from a checkpoint is bit for bit the one that was never stopped.
+#![warn(missing_docs)]
+
+mod checkpoint;
+mod curves;
+mod data;
+mod audio_ae;
+mod error;
+mod export;
+mod font;
+mod gallop_media;
+mod loss;
+mod metrics;
+mod optimiser;
+mod recipe;
+mod rng;
+mod sheet;
+mod stft_loss;
+mod stream;
+mod trainer;
+mod video_ae;
+
+pub use audio_ae::{AudioAeRecipe, AudioLoss, train_audio_ae};
+pub use data::{View, WorldRecipe};
+pub use error::{Result, TrainError};
+pub use metrics::{Line, Metrics, read_log};
+pub use recipe::{Decay, OptimiserRecipe, RunRecipe, read_recipe};
+pub use trainer::Outcome;
+pub use video_ae::{VideoAeRecipe, VideoLoss, psnr, train_video_ae};

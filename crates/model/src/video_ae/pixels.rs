@@ -1,0 +1,123 @@
+//! Frames <-> the patches that the video autoencoder reads and writes.
+
+use candle_core::{Device, Tensor};
+use gallop_core::{Frame, PixelSize};
+
+use crate::{ModelError, Result};
+
+/// Frames that share a latent.
+pub const GROUP: usize = 4;
+/// Pixels a side that share a latent.
+pub const STRIDE: usize = 16;
+/// Pixels a side of what the encoder reads as one position.
+pub const PATCH_IN: usize = 8;
+/// Pixels a side of what the decoder writes as one position.
+pub const PATCH_OUT: usize = 4;
+
+/// Columns and rows of latents that cover a picture.
+pub fn latent_size(size: PixelSize) -> (usize, usize) {
+    (size.width.div_ceil(STRIDE), size.height.div_ceil(STRIDE))
+}
+
+/// Frames to `[1, F, H8, W8, 4*8*8*3]` in [-1, 1], edges repeated up to a multiple of 16.
+///
+/// With `first` the first frame is a group of its own. The rest must be whole groups.
+///
+/// # Errors
+/// If frames are left over, or their sizes differ.
+pub fn frames_to_groups(frames: &[Frame], first: bool, device: &Device) -> Result<Tensor> {
+    let lone = usize::from(first);
+    if frames.len() < lone || !(frames.len() - lone).is_multiple_of(GROUP) || frames.is_empty() {
+        let what = format!("{} frames are not whole groups of {GROUP}", frames.len());
+        return Err(ModelError::Config(what));
+    }
+    let size = frames[0].size;
+    if frames.iter().any(|frame| frame.size != size) {
+        let what = "the frames of a clip differ in size";
+        return Err(ModelError::Config(what.into()));
+    }
+    let mut order: Vec<&Frame> = Vec::with_capacity(frames.len() + GROUP - 1);
+    if first {
+        order.extend([&frames[0]; GROUP - 1]);
+    }
+    order.extend(frames);
+    let (width, height) = latent_size(size);
+    let (w8, h8) = (width * STRIDE / PATCH_IN, height * STRIDE / PATCH_IN);
+    let groups = order.len() / GROUP;
+    let patch = PATCH_IN * PATCH_IN * 3;
+    let mut out = vec![0f32; groups * h8 * w8 * GROUP * patch];
+    for (row, cells) in out.chunks_exact_mut(w8 * GROUP * patch).enumerate() {
+        let (group, y8) = (row / h8, row % h8);
+        for (k, cell) in cells.chunks_exact_mut(patch).enumerate() {
+            let frame = order[group * GROUP + k % GROUP];
+            read_patch(frame, [k / GROUP * PATCH_IN, y8 * PATCH_IN], cell);
+        }
+    }
+    Ok(Tensor::from_vec(
+        out,
+        (1, groups, h8, w8, GROUP * patch),
+        device,
+    )?)
+}
+
+/// Copies an 8x8 patch, repeating the picture's edges.
+fn read_patch(frame: &Frame, [x0, y0]: [usize; 2], out: &mut [f32]) {
+    let PixelSize { width, height } = frame.size;
+    for (dy, row) in out.chunks_exact_mut(PATCH_IN * 3).enumerate() {
+        let y = (y0 + dy).min(height - 1);
+        for (dx, rgb) in row.chunks_exact_mut(3).enumerate() {
+            let i = (y * width + (x0 + dx).min(width - 1)) * 3;
+            for (value, &byte) in rgb.iter_mut().zip(&frame.rgb[i..i + 3]) {
+                *value = f32::from(byte) / 127.5 - 1.0;
+            }
+        }
+    }
+}
+
+/// What the encoder reads, `[B, F, H8, W8, 4*8*8*3]`, as the decoder should write it:
+/// `[B, 4*F, H4, W4, 4*4*3]`.
+///
+/// # Errors
+/// If the shape is another.
+pub fn groups_to_patches(groups: &Tensor) -> Result<Tensor> {
+    let (b, f, h, w, _) = groups.dims5()?;
+    let halves = PATCH_IN / PATCH_OUT;
+    let split = vec![b * f, h, w, GROUP, halves, PATCH_OUT, halves, PATCH_OUT * 3];
+    let patch = PATCH_OUT * PATCH_OUT * 3;
+    Ok(groups
+        .reshape(split)?
+        .permute(vec![0, 3, 1, 4, 2, 6, 5, 7])?
+        .contiguous()?
+        .reshape((b, f * GROUP, h * halves, w * halves, patch))?)
+}
+
+/// `[T, H4, W4, 4*4*3]` to frames of `size`, without the first `skip`.
+///
+/// # Errors
+/// If the patches do not cover the size.
+pub fn patches_to_frames(patches: &Tensor, skip: usize, size: PixelSize) -> Result<Vec<Frame>> {
+    let (t, h4, w4, _) = patches.dims4()?;
+    if size.width > w4 * PATCH_OUT || size.height > h4 * PATCH_OUT {
+        let what = format!("{w4}x{h4} patches do not cover {size:?}");
+        return Err(ModelError::Config(what));
+    }
+    let patch = PATCH_OUT * PATCH_OUT * 3;
+    let values = patches.flatten_all()?.to_vec1::<f32>()?;
+    let frames = values.chunks_exact(h4 * w4 * patch).take(t).skip(skip);
+    Ok(frames
+        .map(|values| {
+            let mut frame = Frame::black(size);
+            for (y, row) in frame.rgb.chunks_exact_mut(size.width * 3).enumerate() {
+                let line = &values[y / PATCH_OUT * w4 * patch..];
+                for (x, rgb) in row.chunks_exact_mut(3).enumerate() {
+                    let at =
+                        x / PATCH_OUT * patch + (y % PATCH_OUT * PATCH_OUT + x % PATCH_OUT) * 3;
+                    for (byte, value) in rgb.iter_mut().zip(&line[at..at + 3]) {
+                        *byte = ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+                    }
+                }
+            }
+            frame
+        })
+        .collect())
+}

@@ -1,0 +1,119 @@
+//! Training clips: from the world, or from photographs that a camera moves over.
+
+use gallop_core::{Frame, PixelSize};
+use gallop_world::{Rendered, Split, WorldConfig};
+use rand::RngExt;
+use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+
+/// One way to look at the world; each batch is of one view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct View {
+    /// How often it is chosen, relative to the others.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Width and height that clips are rendered at.
+    pub size: [usize; 2],
+    /// Width and height cut out of them; all of them if missing.
+    pub crop: Option<[usize; 2]>,
+    /// Frames of a clip.
+    pub frames: usize,
+    /// Clips rendered for a batch.
+    pub clips: usize,
+    /// Pieces cut out of each.
+    #[serde(default = "one_piece")]
+    pub crops: usize,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn one_piece() -> usize {
+    1
+}
+
+/// Which part of the world a training sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldRecipe {
+    /// Families; empty for all.
+    #[serde(default)]
+    pub families: Vec<String>,
+    /// Looks; empty for all.
+    #[serde(default)]
+    pub looks: Vec<gallop_world::Look>,
+}
+
+impl WorldRecipe {
+    /// Renders one clip of a split.
+    ///
+    /// # Errors
+    /// If a family does not exist.
+    pub fn render(&self, what: ClipOf, split: Split) -> Result<Rendered> {
+        let config = WorldConfig {
+            families: self.families.clone(),
+            looks: self.looks.clone(),
+            sizes: vec![what.size],
+            frames: vec![what.frames],
+            audio: what.audio,
+            split,
+        };
+        config
+            .render(what.seed)
+            .map_err(|e| TrainError::Data(e.to_string()))
+    }
+}
+
+/// Which clip of the world.
+#[derive(Clone, Copy, Debug)]
+pub struct ClipOf {
+    /// Seed of the clip.
+    pub seed: u64,
+    /// Its size.
+    pub size: PixelSize,
+    /// Its length.
+    pub frames: usize,
+    /// Whether its sound is wanted.
+    pub audio: bool,
+}
+
+/// Draws an index by weight.
+///
+/// # Errors
+/// If there is nothing to draw.
+pub fn choose(weights: &[f64], rng: &mut Pcg64) -> Result<usize> {
+    let total: f64 = weights.iter().sum();
+    if weights.is_empty() || total <= 0.0 {
+        return Err(TrainError::Setting("there is nothing to choose from".into()));
+    }
+    let mut left = rng.random::<f64>() * total;
+    let found = weights.iter().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    Ok(found.unwrap_or(weights.len() - 1))
+}
+
+/// The same piece of every frame, at a place drawn by chance.
+pub fn cut(frames: &[Frame], crop: PixelSize, rng: &mut Pcg64) -> Vec<Frame> {
+    let size = frames[0].size;
+    let width = crop.width.min(size.width);
+    let height = crop.height.min(size.height);
+    let x = rng.random_range(0..=size.width - width);
+    let y = rng.random_range(0..=size.height - height);
+    let piece = |frame: &Frame| {
+        let rows = (y..y + height).map(|y| (y * size.width + x) * 3);
+        Frame {
+            size: PixelSize::new(width, height),
+            rgb: rows
+                .flat_map(|at| &frame.rgb[at..at + width * 3])
+                .copied()
+                .collect(),
+        }
+    };
+    frames.iter().map(piece).collect()
+}

@@ -1,0 +1,44 @@
+//! What a training of an autoencoder leaves for those who use it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::{D, DType, Tensor};
+use gallop_model::{Vars, save_weights};
+use serde::Serialize;
+
+use crate::error::Result;
+
+/// Measures the mean and spread of `latents: [.., C]`, and writes the weights as an engine loads
+/// them: matrices in bf16, vectors in f32, and the configuration as JSON under `config`.
+pub(crate) fn export(
+    vars: &Vars,
+    latents: &[Tensor],
+    config: &impl Serialize,
+    path: &Path,
+) -> Result<()> {
+    let latents = latents
+        .iter()
+        .map(|z| z.detach().reshape(((), z.dim(D::Minus1)?)))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    let latents = Tensor::cat(&latents, 0)?;
+    let mean = latents.mean(0)?;
+    let std = latents.broadcast_sub(&mean)?.sqr()?.mean(0)?.sqrt()?;
+    for (name, value) in [("latents.mean", &mean), ("latents.std", &std)] {
+        if let Some(var) = vars.get(name) {
+            var.set(value)?;
+        }
+    }
+    let config = serde_json::to_string(config).expect("a configuration is plain data");
+    let about = BTreeMap::from([("config".to_string(), config)]);
+    Ok(save_weights(path, small(vars)?, &about)?)
+}
+
+/// Matrices in bf16, vectors in f32.
+pub(crate) fn small(vars: &Vars) -> Result<Vec<(String, Tensor)>> {
+    let small = |(name, tensor): (String, Tensor)| {
+        let kind = if tensor.rank() > 1 { DType::BF16 } else { DType::F32 };
+        Ok((name, tensor.to_dtype(kind)?))
+    };
+    vars.tensors().into_iter().map(small).collect()
+}

@@ -1,0 +1,134 @@
+//! Losses over plain slices, with their gradients by hand: one pass each, no graph.
+
+use candle_core::{Result, Tensor};
+use rand::RngExt;
+use rand_distr::StandardNormal;
+use rand_pcg::Pcg64;
+use rayon::prelude::*;
+
+/// Elements a task of the thread pool.
+const CHUNK: usize = 1 << 14;
+
+/// A loss and its gradient with respect to what was predicted.
+pub struct Graded {
+    /// The loss.
+    pub value: f64,
+    /// As long as the prediction.
+    pub gradient: Vec<f32>,
+}
+
+impl Graded {
+    /// A scalar tensor with this value whose gradient with respect to `predicted` is this gradient.
+    ///
+    /// # Errors
+    /// If the gradient does not fit the prediction.
+    pub fn attach(self, predicted: &Tensor) -> Result<Tensor> {
+        let gradient = Tensor::from_vec(self.gradient, predicted.dims(), predicted.device())?;
+        // sum(p * g) has gradient g; the constant beside it makes the value right.
+        let product = (predicted * gradient)?.sum_all()?;
+        let offset = self.value - f64::from(product.to_scalar::<f32>()?);
+        product.affine(1.0, offset)
+    }
+}
+
+/// Noise like `latents: [B, ..]`; each clip of the batch draws a standard deviation up to `most`.
+///
+/// # Errors
+/// If the tensor cannot be made.
+pub fn latent_noise(latents: &Tensor, most: f64, rng: &mut Pcg64) -> crate::Result<Tensor> {
+    let clips = latents.dim(0)?;
+    let each = latents.elem_count() / clips;
+    let mut noise = Vec::with_capacity(clips * each);
+    for _ in 0..clips {
+        let std = (rng.random::<f64>() * most) as f32;
+        noise.extend((0..each).map(|_| std * rng.sample::<f32, _>(StandardNormal)));
+    }
+    Ok(Tensor::from_vec(noise, latents.dims(), latents.device())?)
+}
+
+/// What pixels are judged by.
+pub struct PixelErrors {
+    /// The loss `absolute * mean |d| + squared * mean d^2`.
+    pub graded: Graded,
+    /// Mean of d^2.
+    pub mse: f64,
+}
+
+/// Judges `predicted` against `target`; only runs of `run` elements whose entry in `kept` is true count.
+pub fn pixel_errors(
+    predicted: &[f32],
+    target: &[f32],
+    kept: &[bool],
+    [absolute, squared]: [f32; 2],
+) -> PixelErrors {
+    let run = predicted.len() / kept.len();
+    let count = (kept.iter().filter(|k| **k).count() * run).max(1) as f64;
+    let mut gradient = vec![0f32; predicted.len()];
+    let scale = 1.0 / count as f32;
+    let sums: Vec<[f64; 2]> = gradient
+        .par_chunks_mut(CHUNK)
+        .zip(predicted.par_chunks(CHUNK))
+        .zip(target.par_chunks(CHUNK))
+        .enumerate()
+        .map(|(chunk, ((gradient, predicted), target))| {
+            let mut sums = [0f64; 2];
+            for (i, ((g, p), t)) in gradient.iter_mut().zip(predicted).zip(target).enumerate() {
+                if kept[(chunk * CHUNK + i) / run] {
+                    let d = p - t;
+                    *g = scale * (absolute * d.signum() + 2.0 * squared * d);
+                    sums[0] += f64::from(d.abs());
+                    sums[1] += f64::from(d * d);
+                }
+            }
+            sums
+        })
+        .collect();
+    let [l1, mse] = [0, 1].map(|k| sums.iter().map(|s| s[k]).sum::<f64>() / count);
+    PixelErrors {
+        graded: Graded {
+            value: f64::from(absolute) * l1 + f64::from(squared) * mse,
+            gradient,
+        },
+        mse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn gradients_agree_with_differences() {
+        let predicted: Vec<f32> = (0..24).map(|i| (i as f32 * 0.7).sin()).collect();
+        let target: Vec<f32> = (0..24).map(|i| (i as f32 * 0.3).cos()).collect();
+        let kept = [true, false, true];
+        let loss = |p: &[f32]| pixel_errors(p, &target, &kept, [0.7, 0.4]).graded;
+        let gradient = loss(&predicted).gradient;
+        for i in 0..24 {
+            let moved = |by: f32| {
+                let mut p = predicted.clone();
+                p[i] += by;
+                loss(&p).value
+            };
+            let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
+            assert!((slope - f64::from(gradient[i])).abs() < 1e-4, "{i}");
+        }
+    }
+
+    #[test]
+    fn attached_gradients_reach_the_variable() -> Result<()> {
+        let x = Var::new(&[1f32, -2.0, 3.0], &Device::Cpu)?;
+        let predicted = (x.as_tensor() * 2.0)?;
+        let graded = Graded {
+            value: 7.5,
+            gradient: vec![0.5, 1.0, -1.0],
+        };
+        let loss = graded.attach(&predicted)?;
+        assert!((loss.to_scalar::<f32>()? - 7.5).abs() < 1e-6);
+        let grads = loss.backward()?;
+        let grad = grads.get(&x).expect("x is a variable").to_vec1::<f32>()?;
+        assert_eq!(grad, [1.0, 2.0, -2.0]);
+        Ok(())
+    }
+}
