@@ -149,7 +149,7 @@ fn check(code: i32) -> Result<(), i32> {
 fn fill(params: &mut sys::SEncParamExt, size: PixelSize) {
     let (width, height) = (size.width as i32, size.height as i32);
     params.iUsageType = sys::CAMERA_VIDEO_REAL_TIME;
-    params.iComplexityMode = sys::HIGH_COMPLEXITY;
+    params.iComplexityMode = sys::MEDIUM_COMPLEXITY;
     params.iPicWidth = width;
     params.iPicHeight = height;
     params.fMaxFrameRate = gallop_core::FPS as f32;

@@ -88,11 +88,14 @@ fn the_samples_themselves_are_read() {
     }
 }
 
+/// As many damages as `PROPTEST_CASES` says, else 400 of each kind.
 fn cases() -> ProptestConfig {
-    ProptestConfig {
-        failure_persistence: None,
-        ..ProptestConfig::with_cases(400)
+    let mut config = ProptestConfig::default();
+    config.failure_persistence = None;
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 400;
     }
+    config
 }
 
 proptest! {
