@@ -137,14 +137,13 @@ impl Filler<'_> {
             "time" => Some(a.time_of_day.key().to_owned()),
             "weather" => Some(a.weather.key().to_owned()),
             "lang" => a.phrase_lang.clone(),
-            // Words that sound names: by the subject, the floor, the action, or both.
-            "sound" => Some(a.subject.clone()),
+            "sound" => Some(a.details.get("sound").unwrap_or(&a.subject).clone()),
             other => a.details.get(other).cloned(),
         }
     }
 
     fn word(&mut self, concept: &str) -> Option<String> {
-        let synonyms = self.lexicon.synonyms(concept);
+        let synonyms = self.lexicon.synonyms(&self.attributes.family, concept);
         if synonyms.is_empty() {
             return None;
         }

@@ -76,15 +76,26 @@ impl Lexicon {
                 .expect("the grammar's files are compiled in and parsed by every test");
             lexicon.known.extend(file.known);
             lexicon.grammar.extend(file.grammar);
-            lexicon.words.extend(file.words);
+            // A file with templates speaks for its families, any other for all.
+            if file.templates.is_empty() {
+                lexicon.words.extend(file.words.clone());
+            }
+            for family in file.templates.keys() {
+                let scoped = file.words.iter();
+                let scoped = scoped.map(|(k, v)| (format!("{family}/{k}"), v.clone()));
+                lexicon.words.extend(scoped);
+            }
             lexicon.templates.extend(file.templates);
         }
         lexicon
     }
 
-    /// The synonyms for a concept such as `floor.wood`; empty if the language lacks it.
-    pub fn synonyms(&self, concept: &str) -> &[String] {
-        self.words.get(concept).map_or(&[], Vec::as_slice)
+    /// The synonyms for a concept such as `floor.wood`, the family's own or the language's;
+    /// empty if the language lacks it.
+    pub fn synonyms(&self, family: &str, concept: &str) -> &[String] {
+        let own = self.words.get(&format!("{family}/{concept}"));
+        own.or_else(|| self.words.get(concept))
+            .map_or(&[], Vec::as_slice)
     }
 
     /// A piece of the language's noun-phrase grammar (`one`, `many`, `comma`, `and`).

@@ -1,0 +1,431 @@
+//! What a horse looks like from the side.
+
+use rand::RngExt;
+
+use super::gait::{Gait, Leg};
+use crate::WorldRng;
+use crate::attributes::Colour;
+use crate::render::{
+    Ellipse, Limb, Painter, Rgb, Shadow, Surface, light_of, mix, normalised, scale, smooth,
+    smooth_outline,
+};
+
+/// From hoof to ear.
+pub const HEIGHT: f64 = 0.66;
+/// From tail to muzzle.
+pub const LENGTH: f64 = 0.92;
+/// Height of hip and shoulder joints.
+const HIP: f64 = 0.315;
+/// Upper and lower part of a leg.
+const BONES: (f64, f64) = (0.175, 0.175);
+
+/// The colours of one horse.
+#[derive(Clone, Copy, Debug)]
+pub struct Coat {
+    body: Rgb,
+    mane: Rgb,
+    hoof: Rgb,
+    socks: bool,
+    blaze: bool,
+}
+
+impl Coat {
+    /// A coat of that colour.
+    pub fn new(colour: Colour, rng: &mut WorldRng) -> Self {
+        let body = light_of(match colour {
+            Colour::Black => [44, 40, 42],
+            Colour::White => [236, 232, 224],
+            Colour::Grey => [150, 152, 156],
+            _ => [138, 80, 40],
+        });
+        let mane = match colour {
+            Colour::White => [206, 200, 188],
+            Colour::Grey => [84, 86, 92],
+            Colour::Black => [20, 18, 20],
+            _ => [48, 28, 18],
+        };
+        Self {
+            body,
+            mane: light_of(mane),
+            hoof: light_of([52, 46, 42]),
+            socks: colour != Colour::White && rng.random_bool(0.4),
+            blaze: colour != Colour::White && rng.random_bool(0.4),
+        }
+    }
+}
+
+/// Where the horse is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pose {
+    /// Its middle.
+    pub x: f64,
+    /// Its middle line.
+    pub z: f64,
+    /// 1 goes right, -1 left.
+    pub sign: f64,
+    /// Seconds.
+    pub time: f64,
+}
+
+/// Projects points of the horse's side view.
+struct Frame<'a> {
+    pose: &'a Pose,
+    bob: f64,
+    pitch: f64,
+}
+
+impl Frame<'_> {
+    /// A point of the body, which bobs and pitches.
+    fn body(&self, painter: &Painter, [forward, up]: [f64; 2]) -> [f32; 2] {
+        let lift = self.bob + self.pitch * forward;
+        self.ground(painter, [forward, up + lift], 0.0)
+    }
+
+    /// A point that does not move with the body, `side` to the left of the horse.
+    fn ground(&self, painter: &Painter, [forward, up]: [f64; 2], side: f64) -> [f32; 2] {
+        let x = self.pose.x + self.pose.sign * forward;
+        let spot = painter.project([x, up, self.pose.z + side]);
+        [spot.x, spot.y]
+    }
+}
+
+/// Draws the horse and its shadow.
+pub fn draw(painter: &mut Painter, pose: &Pose, gait: &Gait, coat: &Coat) {
+    let stride = std::f64::consts::TAU * gait.at(pose.time);
+    let frame = Frame {
+        pose,
+        bob: gait.bob(pose.time),
+        pitch: gait.pitch * (stride + 0.6).sin(),
+    };
+    shadows(painter, &frame, gait);
+    let far = |c: Rgb| scale(c, 0.55);
+    let shaded = Coat {
+        body: far(coat.body),
+        mane: far(coat.mane),
+        hoof: far(coat.hoof),
+        ..*coat
+    };
+    let far_left = pose.sign > 0.0;
+    for leg in Leg::ALL.into_iter().filter(|l| l.left() == far_left) {
+        draw_leg(painter, &frame, (gait, leg), (&shaded, 0.05));
+    }
+    tail(painter, &frame, gait, coat);
+    trunk(painter, &frame, coat);
+    head(painter, &frame, stride, (gait, coat));
+    for leg in Leg::ALL.into_iter().filter(|l| l.left() != far_left) {
+        draw_leg(painter, &frame, (gait, leg), (coat, -0.05));
+    }
+}
+
+fn shadows(painter: &mut Painter, frame: &Frame, gait: &Gait) {
+    painter.shadow(Shadow {
+        x: frame.pose.x as f32,
+        z: frame.pose.z as f32,
+        height: 0.16,
+        half: [0.42, 0.13],
+        strength: 1.0,
+    });
+    for leg in Leg::ALL {
+        let foot = gait.foot(leg, frame.pose.time);
+        painter.shadow(Shadow {
+            x: (frame.pose.x + frame.pose.sign * foot.forward) as f32,
+            z: frame.pose.z as f32 + if leg.left() { 0.05 } else { -0.05 },
+            height: foot.up as f32,
+            half: [0.04, 0.03],
+            strength: 0.8,
+        });
+    }
+}
+
+/// A leg from joint to hoof, bent where a horse's bends: knees forward, hocks backward.
+fn draw_leg(
+    painter: &mut Painter,
+    frame: &Frame,
+    (gait, leg): (&Gait, Leg),
+    (coat, side): (&Coat, f64),
+) {
+    let foot = gait.foot(leg, frame.pose.time);
+    let root = [
+        Gait::root(leg),
+        HIP + frame.bob + frame.pitch * Gait::root(leg),
+    ];
+    let fetlock = [foot.forward - 0.012 - 0.02 * foot.swing, foot.up + 0.035];
+    let bend = if leg.fore() { 1.0 } else { -1.0 };
+    let joint = elbow(root, fetlock, bend);
+    let [a, b, c] = [root, joint, fetlock].map(|p| frame.ground(painter, p, side));
+    let unit = painter
+        .project([frame.pose.x, 0.0, frame.pose.z + side])
+        .scale;
+    let thick = |k: f32| k * unit;
+    let coat_surface = Surface {
+        albedo: coat.body,
+        gloss: 0.15,
+    };
+    let (upper, lower) = if leg.fore() {
+        (0.050, 0.026)
+    } else {
+        (0.066, 0.028)
+    };
+    painter.limb(
+        Limb {
+            from: a,
+            to: b,
+            radius: [thick(upper), thick(lower)],
+        },
+        coat_surface,
+    );
+    let sock = if coat.socks {
+        mix(coat.body, light_of([230, 226, 218]), 0.85)
+    } else {
+        coat.body
+    };
+    let shank = Surface {
+        albedo: sock,
+        gloss: 0.1,
+    };
+    painter.limb(
+        Limb {
+            from: b,
+            to: c,
+            radius: [thick(lower * 0.92), thick(0.019)],
+        },
+        shank,
+    );
+    // The hoof points forward, and folds back while it is in the air.
+    let fold = (std::f64::consts::PI * foot.swing).sin() * 0.03;
+    let toe = frame.ground(
+        painter,
+        [
+            fetlock[0] + 0.022 - 1.6 * fold,
+            fetlock[1] - 0.022 + 0.2 * fold,
+        ],
+        side,
+    );
+    let hoof = Surface {
+        albedo: coat.hoof,
+        gloss: 0.2,
+    };
+    painter.limb(
+        Limb {
+            from: c,
+            to: toe,
+            radius: [thick(0.018), thick(0.024)],
+        },
+        hoof,
+    );
+}
+
+/// The joint between two bones, bent forward (`side` 1) or backward (-1).
+fn elbow(root: [f64; 2], end: [f64; 2], side: f64) -> [f64; 2] {
+    let (dx, dy) = (end[0] - root[0], end[1] - root[1]);
+    let far = (dx * dx + dy * dy).sqrt().max(1e-6);
+    let (a, b) = BONES;
+    let along = ((far * far + a * a - b * b) / (2.0 * far)).min(a);
+    let out = (a * a - along * along).max(0.0).sqrt();
+    // Forward of a bone that points down.
+    let (ux, uy) = (dx / far, dy / far);
+    [
+        root[0] + ux * along - uy * out * side,
+        root[1] + uy * along + ux * out * side,
+    ]
+}
+
+/// Barrel, croup, shoulder and neck as one smooth form.
+fn trunk(painter: &mut Painter, frame: &Frame, coat: &Coat) {
+    let nod = neck_top(frame);
+    let side = [
+        [-0.300, 0.345],
+        [-0.312, 0.415],
+        [-0.260, 0.470],
+        [-0.150, 0.475],
+        [-0.020, 0.452],
+        [0.110, 0.470],
+        [0.200, 0.510],
+        [0.275, 0.575],
+        [nod[0] - 0.045, nod[1] + 0.028],
+        [nod[0] + 0.035, nod[1] - 0.050],
+        [0.325, 0.475],
+        [0.285, 0.395],
+        [0.240, 0.320],
+        [0.150, 0.278],
+        [0.000, 0.268],
+        [-0.120, 0.285],
+        [-0.225, 0.290],
+    ];
+    let corners: Vec<[f32; 2]> = side.iter().map(|&p| frame.body(painter, p)).collect();
+    let points = smooth_outline(&corners, 5);
+    let surface = Surface {
+        albedo: coat.body,
+        gloss: 0.25,
+    };
+    let (low, high) = points
+        .iter()
+        .fold((f32::MAX, f32::MIN), |(l, h), p| (l.min(p[1]), h.max(p[1])));
+    let back = frame.body(painter, [0.0, 0.475])[1];
+    let span = (high - back).max(1.0);
+    let middle = frame.body(painter, [-0.2, 0.4])[0];
+    let unit = painter.view.unit();
+    let sign = frame.pose.sign as f32;
+    painter.polygon(&points, |light, x, y| {
+        // Round from back to belly; rounder still over haunch and shoulder.
+        let t = ((y - back.max(low)) / span).clamp(-0.3, 1.0);
+        let along = (x - middle) * sign / unit;
+        let swell = 0.22 * (along * 9.0).cos();
+        let normal = normalised([
+            -0.35 * sign * (along * 9.0).sin() * 0.6,
+            0.95 - 1.75 * t + swell * 0.3,
+            -0.85,
+        ]);
+        light.shade(surface, normal)
+    });
+    painter.outline(&points, coat.body);
+}
+
+/// Where the neck meets the head; it nods with the stride.
+fn neck_top(frame: &Frame) -> [f64; 2] {
+    [
+        0.355 - 0.4 * frame.pitch,
+        0.605 - 1.2 * frame.pitch - 0.4 * frame.bob,
+    ]
+}
+
+fn head(painter: &mut Painter, frame: &Frame, stride: f64, (gait, coat): (&Gait, &Coat)) {
+    let top = neck_top(frame);
+    let unit = painter.project([frame.pose.x, 0.0, frame.pose.z]).scale;
+    let surface = Surface {
+        albedo: coat.body,
+        gloss: 0.2,
+    };
+    let muzzle = [top[0] + 0.135, top[1] - 0.115];
+    let at = |painter: &Painter, p: [f64; 2]| frame.body(painter, p);
+    // Ears, then the head over them.
+    for (dx, shade) in [(-0.004, 0.7), (-0.03, 1.0)] {
+        let from = at(painter, [top[0] + dx, top[1] + 0.01]);
+        let to = at(painter, [top[0] + dx + 0.004, top[1] + 0.062]);
+        let ear = Surface::matt(scale(coat.body, shade));
+        painter.limb(
+            Limb {
+                from,
+                to,
+                radius: [0.016 * unit, 0.004 * unit],
+            },
+            ear,
+        );
+    }
+    let (from, to) = (
+        at(painter, [top[0] + 0.002, top[1] - 0.018]),
+        at(painter, muzzle),
+    );
+    painter.limb(
+        Limb {
+            from,
+            to,
+            radius: [0.052 * unit, 0.030 * unit],
+        },
+        surface,
+    );
+    let nose = at(painter, [muzzle[0] + 0.008, muzzle[1] - 0.006]);
+    let dark = Surface::matt(mix(coat.body, [0.05, 0.045, 0.045], 0.6));
+    painter.ellipsoid(
+        Ellipse {
+            x: nose[0],
+            y: nose[1],
+            rx: 0.027 * unit,
+            ry: 0.026 * unit,
+        },
+        dark,
+    );
+    if coat.blaze {
+        let a = at(painter, [top[0] + 0.055, top[1] - 0.012]);
+        let b = at(painter, [muzzle[0] + 0.012, muzzle[1] + 0.03]);
+        let white = painter.light.shade(
+            Surface::matt([0.85, 0.83, 0.78]),
+            normalised([0.0, 0.4, -1.0]),
+        );
+        painter.line([a, b], 0.008 * unit, white);
+    }
+    let eye = at(painter, [top[0] + 0.035, top[1] - 0.022]);
+    painter.disc(
+        Ellipse {
+            x: eye[0],
+            y: eye[1],
+            rx: 0.0085 * unit,
+            ry: 0.0085 * unit,
+        },
+        [0.004, 0.003, 0.003],
+        1.0,
+    );
+    painter.disc(
+        Ellipse {
+            x: eye[0] - 0.002 * unit,
+            y: eye[1] - 0.003 * unit,
+            rx: 0.003 * unit,
+            ry: 0.003 * unit,
+        },
+        [0.7, 0.7, 0.7],
+        0.9,
+    );
+    mane(painter, frame, (top, stride), (gait, coat));
+}
+
+/// Locks along the neck that stream back with speed.
+fn mane(
+    painter: &mut Painter,
+    frame: &Frame,
+    (top, stride): ([f64; 2], f64),
+    (gait, coat): (&Gait, &Coat),
+) {
+    let unit = painter.view.unit();
+    let wind = 0.03 + 0.045 * (gait.speed / 2.1);
+    let hair = Surface::matt(coat.mane);
+    for lock in 0..7 {
+        let t = f64::from(lock) / 6.0;
+        let root = [
+            top[0] - 0.02 - 0.165 * t,
+            top[1] + 0.038 - 0.115 * t - 0.02 * t * (1.0 - t),
+        ];
+        let wave = 0.012 * (stride * 1.0 + 4.0 * t).sin();
+        let tip = [root[0] - wind - 0.01, root[1] - 0.045 + wave + 0.35 * wind];
+        let (from, to) = (frame.body(painter, root), frame.body(painter, tip));
+        painter.limb(
+            Limb {
+                from,
+                to,
+                radius: [0.020 * unit, 0.007 * unit],
+            },
+            hair,
+        );
+    }
+}
+
+fn tail(painter: &mut Painter, frame: &Frame, gait: &Gait, coat: &Coat) {
+    let unit = painter.view.unit();
+    let speed = gait.speed / 2.1;
+    let stride = std::f64::consts::TAU * gait.at(frame.pose.time);
+    let hair = Surface::matt(coat.mane);
+    let mut at = [-0.295, 0.435];
+    let mut angle = -0.35 - 1.0 * (1.0 - speed);
+    for part in 0..6 {
+        let t = f64::from(part) / 5.0;
+        let wave = 0.22 * (stride - 1.1 * f64::from(part)).sin() * (0.3 + speed);
+        let step = 0.055;
+        let next = [
+            at[0] - step * (angle + wave).cos(),
+            at[1] + step * (angle + wave).sin(),
+        ];
+        let (from, to) = (frame.body(painter, at), frame.body(painter, next));
+        let thick = |t: f64| {
+            (0.016 + 0.020 * smooth(0.0, 0.5, t as f32) - 0.022 * smooth(0.6, 1.1, t as f32)) * unit
+        };
+        painter.limb(
+            Limb {
+                from,
+                to,
+                radius: [thick(t), thick(t + 0.2)],
+            },
+            hair,
+        );
+        at = next;
+        angle -= 0.20 * (1.0 - 0.5 * speed);
+    }
+}
