@@ -1,7 +1,8 @@
 //! Loops compiled once for each width of vectors, and the functions that they are made of.
 //!
 //! The functions have no branches and no calls, so that the compiler turns the loops around them into vectors.
-//! They multiply and add in two roundings on every processor, so that all instruction sets agree.
+//! They multiply and add in two roundings on every processor, so that all instruction sets agree, but where `FUSED`
+//! says otherwise (in attention, where they count).
 
 use crate::isa::{Isa, isa};
 
@@ -11,6 +12,15 @@ pub trait Loop {
     type Output;
     /// The loop itself.
     fn run(self) -> Self::Output;
+
+    /// The same where products and sums fuse into one instruction.
+    #[inline(always)]
+    fn run_fused(self) -> Self::Output
+    where
+        Self: Sized,
+    {
+        self.run()
+    }
 }
 
 /// Runs a loop as compiled for the instruction set in use.
@@ -18,11 +28,11 @@ pub trait Loop {
 pub fn vectorised<L: Loop>(l: L) -> L::Output {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
     fn avx512<L: Loop>(l: L) -> L::Output {
-        l.run()
+        l.run_fused()
     }
     #[target_feature(enable = "avx2,fma")]
     fn avx2<L: Loop>(l: L) -> L::Output {
-        l.run()
+        l.run_fused()
     }
     match isa() {
         // SAFETY: `isa` is supported, and the first three all have these features.
@@ -65,24 +75,53 @@ pub fn sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0] + rest
 }
 
+/// a * b + c, in one rounding if `FUSED` and in two otherwise.
+#[inline(always)]
+pub fn fma<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The greatest of `a`, or -inf.
+#[inline(always)]
+pub fn max(a: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if a > b { a } else { b };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = a.as_chunks::<LANES>();
+    for a in whole {
+        for i in 0..LANES {
+            lanes[i] = greater(a[i], lanes[i]);
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |m, a| greater(*a, m))
+}
+
 /// e^x within 2 units in the last place; below -87.3 about 1e-38 instead of less.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    exp_of::<false>(x)
+}
+
+/// As `exp`.
+#[inline(always)]
+pub fn exp_of<const FUSED: bool>(x: f32) -> f32 {
     /// Adding it rounds to the nearest integer, which then lies in the low bits.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.3, 88.3);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = fma::<FUSED>(x, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let r = fma::<FUSED>(n, -LN2_LOW, fma::<FUSED>(n, -LN2_HIGH, x));
     // The minimax polynomial of Cephes' expf.
-    let p = 1.987_569_1e-4 * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_3e-1;
-    let p = p * (r * r) + r + 1.0;
+    let p = fma::<FUSED>(1.987_569_1e-4, r, 1.398_199_9e-3);
+    let p = fma::<FUSED>(p, r, 8.333_452e-3);
+    let p = fma::<FUSED>(p, r, 4.166_579_6e-2);
+    let p = fma::<FUSED>(p, r, 1.666_666_5e-1);
+    let p = fma::<FUSED>(p, r, 5.000_000_3e-1);
+    let p = fma::<FUSED>(p, r * r, r + 1.0);
     let power = shifted.to_bits().wrapping_shl(23).wrapping_add(0x3f80_0000);
     p * f32::from_bits(power)
 }

@@ -1,220 +1,365 @@
-//! The backward pass.
+//! The backward pass: each task takes some keys of one query head and walks over the queries that see them.
+//!
+//! Tiles are held with keys as rows, so that the sums of a query are vectors and no tile must be transposed:
+//! S' = K Q', dP' = V dO', then dV += P' dO, dK += dS' Q and dQ' += K' dS.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::forward::scale_logits;
-use super::{AttentionBlock, AttentionPlan, Extents, Inputs, KEYS, KeyTile, QUERIES, fast};
-use crate::gemm::{Kernel, Matrix, Packed, Precision};
-use crate::simd::{exp, sum};
+use super::forward::one_head;
+use super::tiles::{Gradients, Logits};
+use super::{AttentionBlock, AttentionPlan, Extents};
+use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
+use crate::simd::vectorised;
 
-/// What the forward pass left, and the gradient of its result.
-#[derive(Clone, Copy)]
-pub(super) struct Kept<'a> {
-    pub y: &'a [f32],
+/// Keys of a tile: a multiple of the left panels of all kernels (12 and 32).
+const KEYS: usize = 96;
+/// Queries of a tile, which start at multiples of it; within it at multiples of `ALIGN`.
+const QUERIES: usize = 256;
+/// What the first query is a multiple of, for the packed layouts.
+const ALIGN: usize = 32;
+/// At least as many tasks as this are made of the heads and of parts of the keys.
+/// Each part of the keys has its own gradient of the queries; a fixed number makes sums the same on every machine.
+const TASKS: usize = 16;
+
+/// What the backward pass starts from.
+pub struct Given<'a> {
+    /// q, k and v.
+    pub inputs: [&'a [f32]; 3],
+    /// The output, and its gradient.
+    pub out: &'a [f32],
     pub grad: &'a [f32],
-    pub log_sums: &'a [f32],
+    pub lse: &'a [f32],
+    pub extents: Extents,
+    pub plan: &'a AttentionPlan,
 }
 
-/// One block's keys under one key head, on one thread.
-struct Task<'a> {
-    block: &'a AttentionBlock,
-    key_head: usize,
+/// Keys and values of one head, as left operands.
+struct Keys {
+    k: Packed,
+    v: Packed,
+    /// K': sums over the keys.
+    turned: Packed,
 }
 
-/// A tile of one head's queries, in every layout that the products need.
+/// Queries and gradients of one head, as right operands: their rows as items, and their columns.
 struct Queries {
-    rows: Range<usize>,
-    head: usize,
-    q: Packed,
-    q_columns: Packed,
-    grad: Packed,
-    grad_columns: Packed,
-    /// For each row the dot product of result and gradient.
-    through: Vec<f32>,
-    /// Gradient of the queries so far.
+    q: [Packed; 2],
+    grad: [Packed; 2],
+}
+
+/// The gradients that one task found.
+struct Found {
+    /// Tiles of `[K, QUERIES]`.
     dq: Vec<f32>,
+    /// `[keys, K]`.
+    dk: Vec<f32>,
+    dv: Vec<f32>,
 }
 
-/// Gradients of one task: of each tile of keys and of its values.
-type KeyGradients = Vec<(Range<usize>, Vec<f32>, Vec<f32>)>;
+struct Scratch {
+    logits: Vec<f32>,
+    grads: Vec<f32>,
+    p: Packed,
+    ds: Packed,
+    turned: Packed,
+}
 
-/// Where tasks write the queries' gradients: each its own rows and heads.
-struct Shared(*mut f32);
-// SAFETY: tasks write disjoint places, see `Queries::store`.
-unsafe impl Sync for Shared {}
+struct Call<'a> {
+    given: &'a Given<'a>,
+    kernel: Kernel,
+    keys: Vec<Keys>,
+    queries: Vec<Queries>,
+    /// `dout . out`, `[Nq, Lq]`.
+    along: Vec<f32>,
+    /// Keys of a task.
+    part: usize,
+}
 
-/// The gradients of q, k and v.
-pub(super) fn run(
-    inputs: Inputs,
-    kept: Kept,
-    extents: Extents,
-    (plan, precision): (&AttentionPlan, Precision),
-) -> [Vec<f32>; 3] {
-    let mut dq = vec![0.0; inputs.q.len()];
-    let shared = Shared(dq.as_mut_ptr());
-    let tasks: Vec<Task> = (plan.blocks.iter())
-        .filter(|block| !block.q.is_empty())
-        .flat_map(|block| (0..extents.key_heads).map(move |key_head| Task { block, key_head }))
-        .collect();
-    let parts: Vec<KeyGradients> = tasks
-        .par_iter()
-        .map(|task| {
-            task.run(
-                (inputs, kept, extents),
-                plan,
-                Kernel::new(precision),
-                &shared,
-            )
-        })
-        .collect();
-    let (mut dk, mut dv) = (vec![0.0; inputs.k.len()], vec![0.0; inputs.v.len()]);
-    // Blocks may share keys: their parts are added here, in order.
-    for (task, tiles) in tasks.iter().zip(&parts) {
-        for (rows, tile_dk, tile_dv) in tiles {
-            for (i, row) in rows.clone().enumerate() {
-                let at = (row * extents.key_heads + task.key_head) * extents.dim;
-                let part = i * extents.dim..(i + 1) * extents.dim;
-                add(&mut dk[at..at + extents.dim], &tile_dk[part.clone()]);
-                add(&mut dv[at..at + extents.dim], &tile_dv[part]);
-            }
+/// A tile: the keys and the queries in it, and the block that it belongs to.
+struct Tile<'a> {
+    block: &'a AttentionBlock,
+    range: &'a Range<usize>,
+    causal: bool,
+    keys: Range<usize>,
+    queries: Range<usize>,
+}
+
+impl Tile<'_> {
+    /// The columns (queries) that see row `i` (a key).
+    fn seen(&self, i: usize) -> Range<usize> {
+        let key = self.keys.start + i;
+        if !self.range.contains(&key) {
+            return 0..0;
+        }
+        let first = match self.causal {
+            true => self.block.q.start + key - self.range.start,
+            false => self.block.q.start,
+        };
+        let end = self.queries.len();
+        first.saturating_sub(self.queries.start).min(end)..end
+    }
+}
+
+impl Given<'_> {
+    /// The gradients of q, k and v.
+    pub fn gradients(&self, precision: Precision) -> Vec<Vec<f32>> {
+        let e = self.extents;
+        let kernel = Kernel::new(precision);
+        let parts = TASKS.div_ceil(e.query_heads.max(1)).max(1);
+        let call = Call {
+            given: self,
+            kernel,
+            keys: (0..e.key_heads)
+                .into_par_iter()
+                .map(|h| self.pack_keys(kernel, h))
+                .collect(),
+            queries: (0..e.query_heads)
+                .into_par_iter()
+                .map(|h| self.pack_queries(kernel, h))
+                .collect(),
+            along: self.along(),
+            part: e.keys.div_ceil(parts).next_multiple_of(KEYS),
+        };
+        let parts = e.keys.div_ceil(call.part.max(1));
+        let found: Vec<Found> = (0..e.query_heads * parts)
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|i| call.task(i / parts, i % parts))
+            .collect();
+        let (dq, (dk, dv)) = rayon::join(
+            || self.join_queries(&found, parts),
+            || {
+                rayon::join(
+                    || self.join_keys(&found, parts, |f| &f.dk),
+                    || self.join_keys(&found, parts, |f| &f.dv),
+                )
+            },
+        );
+        vec![dq, dk, dv]
+    }
+
+    fn pack_keys(&self, kernel: Kernel, head: usize) -> Keys {
+        let e = self.extents;
+        let [_, k, v] = self.inputs;
+        let shape = (e.keys, e.key_heads, e.head);
+        let mut packed = Keys {
+            k: kernel.left(),
+            v: kernel.left(),
+            turned: kernel.left(),
+        };
+        packed.k.pack_rows(one_head(k, head, shape));
+        packed.v.pack_rows(one_head(v, head, shape));
+        packed.turned.pack_columns(one_head(k, head, shape));
+        packed
+    }
+
+    fn pack_queries(&self, kernel: Kernel, head: usize) -> Queries {
+        let e = self.extents;
+        let shape = (e.queries, e.query_heads, e.head);
+        let both = |x| {
+            let mut packed = [kernel.right(), kernel.right()];
+            packed[0].pack_rows(one_head(x, head, shape));
+            packed[1].pack_columns(one_head(x, head, shape));
+            packed
+        };
+        Queries {
+            q: both(self.inputs[0]),
+            grad: both(self.grad),
         }
     }
-    [dq, dk, dv]
-}
 
-fn add(to: &mut [f32], from: &[f32]) {
-    to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
-}
-
-impl Task<'_> {
-    fn run(
-        &self,
-        (inputs, kept, extents): (Inputs, Kept, Extents),
-        plan: &AttentionPlan,
-        kernel: Kernel,
-        shared: &Shared,
-    ) -> KeyGradients {
-        let dim = extents.dim;
-        let mut queries = self.queries((inputs, kept, extents), kernel);
-        let (mut k, mut k_columns, mut v) = (kernel.right(), kernel.right(), kernel.right());
-        let mut p_left = kernel.left();
-        let (mut p, mut ds) = (vec![0.0; QUERIES * KEYS], vec![0.0; QUERIES * KEYS]);
-        let mut gradients = KeyGradients::new();
-        for tile in self.block.key_tiles() {
-            let keys = tile.rows.len();
-            let from = (tile.rows.start * extents.key_heads + self.key_head) * dim;
-            let matrix = |x| Matrix::strided(x, keys, dim, extents.k_stride());
-            k.pack_rows(matrix(&inputs.k[from..]));
-            k_columns.pack_columns(matrix(&inputs.k[from..]));
-            v.pack_rows(matrix(&inputs.v[from..]));
-            let (mut dk, mut dv) = (vec![0.0; keys * dim], vec![0.0; keys * dim]);
-            for part in &mut queries {
-                let rows = part.rows.len();
-                if tile.seen(part.rows.end - 1 - self.block.q.start) == 0 {
-                    continue;
-                }
-                kernel.multiply(&part.q, &k, &mut p, keys, false);
-                kernel.multiply(&part.grad, &v, &mut ds, keys, false);
-                let first = part.rows.start - self.block.q.start;
-                let tiles = (&mut p[..rows * keys], &mut ds[..rows * keys]);
-                fast(|| part.slopes(tiles, (&tile, first), kept.log_sums, (extents, plan)));
-                p_left.pack_columns(Matrix::new(&p, rows, keys));
-                kernel.multiply(&p_left, &part.grad_columns, &mut dv, dim, true);
-                p_left.pack_columns(Matrix::new(&ds, rows, keys));
-                kernel.multiply(&p_left, &part.q_columns, &mut dk, dim, true);
-                p_left.pack_rows(Matrix::new(&ds, rows, keys));
-                kernel.multiply(&p_left, &k_columns, &mut part.dq, dim, true);
+    /// `dout . out` of each head and query.
+    fn along(&self) -> Vec<f32> {
+        let e = self.extents;
+        let mut along = vec![0.0; e.query_heads * e.queries];
+        let rows = along.par_chunks_mut(e.queries.max(1)).enumerate();
+        rows.for_each(|(head, along)| {
+            for (row, a) in along.iter_mut().enumerate() {
+                let range = (row * e.query_heads + head) * e.head..;
+                let (o, g) = (
+                    &self.out[range.clone()][..e.head],
+                    &self.grad[range][..e.head],
+                );
+                *a = o.iter().zip(g).map(|(o, g)| o * g).sum();
             }
-            gradients.push((tile.rows, dk, dv));
-        }
-        queries.iter().for_each(|part| part.store(extents, shared));
-        gradients
+        });
+        along
     }
 
-    fn queries(
-        &self,
-        (inputs, kept, extents): (Inputs, Kept, Extents),
-        kernel: Kernel,
-    ) -> Vec<Queries> {
-        let dim = extents.dim;
-        let group = extents.group();
-        let heads = self.key_head * group..(self.key_head + 1) * group;
-        heads
-            .flat_map(|head| self.block.query_tiles().map(move |rows| (head, rows)))
-            .map(|(head, rows)| {
-                let from = (rows.start * extents.heads + head) * dim;
-                let matrix = |x| Matrix::strided(x, rows.len(), dim, extents.q_stride());
-                let mut part = Queries {
-                    q: kernel.left(),
-                    q_columns: kernel.right(),
-                    grad: kernel.left(),
-                    grad_columns: kernel.right(),
-                    through: Vec::with_capacity(rows.len()),
-                    dq: vec![0.0; rows.len() * dim],
-                    rows: rows.clone(),
-                    head,
-                };
-                part.q.pack_rows(matrix(&inputs.q[from..]));
-                part.q_columns.pack_columns(matrix(&inputs.q[from..]));
-                part.grad.pack_rows(matrix(&kept.grad[from..]));
-                part.grad_columns.pack_columns(matrix(&kept.grad[from..]));
-                for i in 0..rows.len() {
-                    let at = from + i * extents.q_stride();
-                    part.through.push(sum(
-                        &kept.y[at..at + dim],
-                        &kept.grad[at..at + dim],
-                        |y, g| y * g,
-                    ));
-                }
-                part
-            })
-            .collect()
-    }
-}
-
-impl Queries {
-    /// Turns logits `p` into probabilities, and the gradient `ds` of the probabilities into that of the
-    /// dot products: `p * (dp - through) * scale`.
-    #[inline(always)]
-    fn slopes(
-        &self,
-        (p, ds): (&mut [f32], &mut [f32]),
-        (tile, first): (&KeyTile, usize),
-        log_sums: &[f32],
-        (extents, plan): (Extents, &AttentionPlan),
-    ) {
-        let keys = tile.rows.len();
-        for (i, (p, ds)) in p
-            .chunks_exact_mut(keys)
-            .zip(ds.chunks_exact_mut(keys))
+    /// Sums the parts of each head, and turns the tiles.
+    fn join_queries(&self, found: &[Found], parts: usize) -> Vec<f32> {
+        let e = self.extents;
+        let mut dq = vec![0.0; e.queries * e.query_heads * e.head];
+        let width = e.query_heads * e.head;
+        dq.par_chunks_mut((QUERIES * width).max(1))
             .enumerate()
-        {
-            let seen = tile.seen(first + i);
-            p[seen..].fill(0.0);
-            ds[seen..].fill(0.0);
-            let (p, ds) = (&mut p[..seen], &mut ds[..seen]);
-            scale_logits(p, plan);
-            let log_sum = log_sums[(self.rows.start + i) * extents.heads + self.head];
-            let through = self.through[i];
-            for (p, ds) in p.iter_mut().zip(ds) {
-                // d tanh = 1 - tanh^2, where there is a cap.
-                let bend = plan
-                    .softcap
-                    .map_or(1.0, |cap| 1.0 - (*p / cap) * (*p / cap));
-                *p = exp(*p - log_sum);
-                *ds = *p * (*ds - through) * plan.scale * bend;
+            .for_each(|(tile, out)| {
+                for (i, found) in found.iter().enumerate() {
+                    let head = i / parts;
+                    let tile = &found.dq[tile * QUERIES * e.head..][..QUERIES * e.head];
+                    for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                        let out = &mut out[head * e.head..][..e.head];
+                        for (d, o) in out.iter_mut().enumerate() {
+                            *o += tile[d * QUERIES + row];
+                        }
+                    }
+                }
+            });
+        dq
+    }
+
+    /// Sums the query heads of each key head.
+    fn join_keys(
+        &self,
+        found: &[Found],
+        parts: usize,
+        of: impl Fn(&Found) -> &Vec<f32>,
+    ) -> Vec<f32> {
+        let e = self.extents;
+        let width = e.key_heads * e.head;
+        let mut out = vec![0.0; e.keys * width];
+        for (i, found) in found.iter().enumerate() {
+            let (head, part) = (i / parts / e.group(), i % parts);
+            let rows = of(found).chunks_exact(e.head);
+            let first = part * self.part(parts);
+            for (row, from) in rows.enumerate() {
+                let to = &mut out[(first + row) * width + head * e.head..][..e.head];
+                to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
             }
+        }
+        out
+    }
+
+    /// Keys of a task.
+    fn part(&self, _: usize) -> usize {
+        let e = self.extents;
+        let parts = TASKS.div_ceil(e.query_heads.max(1)).max(1);
+        e.keys.div_ceil(parts).next_multiple_of(KEYS)
+    }
+}
+
+impl Call<'_> {
+    /// All that the keys of one part give, for one query head.
+    fn task(&self, head: usize, part: usize) -> Found {
+        let e = self.given.extents;
+        let keys = part * self.part..((part + 1) * self.part).min(e.keys);
+        let mut found = Found {
+            dq: vec![0.0; e.queries.next_multiple_of(QUERIES) * e.head],
+            dk: vec![0.0; keys.len() * e.head],
+            dv: vec![0.0; keys.len() * e.head],
+        };
+        let mut scratch = Scratch {
+            logits: vec![0.0; KEYS * QUERIES],
+            grads: vec![0.0; KEYS * QUERIES],
+            p: self.kernel.left(),
+            ds: self.kernel.left(),
+            turned: self.kernel.right(),
+        };
+        for first in keys.clone().step_by(KEYS) {
+            let tile = first..(first + KEYS).min(keys.end);
+            let rows = (first - keys.start) * e.head..(tile.end - keys.start) * e.head;
+            for block in &self.given.plan.blocks {
+                for (i, range) in block.k.iter().enumerate() {
+                    let causal = block.causal && i + 1 == block.k.len();
+                    self.keys_tile(
+                        (&mut scratch, &mut found, rows.clone()),
+                        (head, &tile),
+                        (block, range, causal),
+                    );
+                }
+            }
+        }
+        found
+    }
+
+    /// One tile of keys and all queries of a block.
+    fn keys_tile(
+        &self,
+        (scratch, found, rows): (&mut Scratch, &mut Found, Range<usize>),
+        (head, keys): (usize, &Range<usize>),
+        (block, range, causal): (&AttentionBlock, &Range<usize>, bool),
+    ) {
+        let first = keys.start.max(range.start);
+        if first >= keys.end.min(range.end) || block.q.is_empty() {
+            return;
+        }
+        let start = match causal {
+            true => block.q.start + first - range.start,
+            false => block.q.start,
+        };
+        let mut at = start / ALIGN * ALIGN;
+        while at < block.q.end {
+            let end = (at / QUERIES * QUERIES + QUERIES).min(block.q.end);
+            let tile = Tile {
+                block,
+                range,
+                causal,
+                keys: keys.clone(),
+                queries: at..end,
+            };
+            self.tile((scratch, found, rows.clone()), head, &tile);
+            at = end;
         }
     }
 
-    fn store(&self, extents: Extents, shared: &Shared) {
-        for (i, row) in self.rows.clone().enumerate() {
-            let at = (row * extents.heads + self.head) * extents.dim;
-            // SAFETY: blocks of queries are disjoint and heads differ between tasks; dq is as long as q.
-            let to = unsafe { std::slice::from_raw_parts_mut(shared.0.add(at), extents.dim) };
-            to.copy_from_slice(&self.dq[i * extents.dim..(i + 1) * extents.dim]);
-        }
+    fn tile(
+        &self,
+        (s, found, rows): (&mut Scratch, &mut Found, Range<usize>),
+        head: usize,
+        tile: &Tile,
+    ) {
+        let e = self.given.extents;
+        let (keys, queries) = (&self.keys[head / e.group()], &self.queries[head]);
+        let (m, n) = (tile.keys.len(), tile.queries.len());
+        let (key, query) = (tile.keys.start, tile.queries.start);
+        let products = |a: Block, b: Block, shape, c: (*mut f32, usize), start| {
+            // SAFETY: the operands hold these items and depths from where the blocks start,
+            // and C is a tile, or the rows of the tile's keys, or the tile of its queries.
+            unsafe { self.kernel.block(a, b, shape, c, start) }
+        };
+        let (k, v) = (Block::new(&keys.k, key, 0), Block::new(&keys.v, key, 0));
+        let q = Block::new(&queries.q[0], query, 0);
+        let grad = Block::new(&queries.grad[0], query, 0);
+        let shape = [m, n, e.head];
+        products(k, q, shape, (s.logits.as_mut_ptr(), QUERIES), Start::Zero);
+        products(v, grad, shape, (s.grads.as_mut_ptr(), QUERIES), Start::Zero);
+        self.softmax(s, head, tile);
+
+        s.p.pack_rows(Matrix::strided(&s.logits, m, n, QUERIES));
+        s.ds.pack_rows(Matrix::strided(&s.grads, m, n, QUERIES));
+        s.turned
+            .pack_columns(Matrix::strided(&s.grads, m, n, QUERIES));
+        let grad = Block::new(&queries.grad[1], 0, query);
+        let q = Block::new(&queries.q[1], 0, query);
+        let shape = [m, e.head, n];
+        let dv = (found.dv[rows.clone()].as_mut_ptr(), e.head);
+        products(Block::new(&s.p, 0, 0), grad, shape, dv, Start::Add);
+        let dk = (found.dk[rows].as_mut_ptr(), e.head);
+        products(Block::new(&s.ds, 0, 0), q, shape, dk, Start::Add);
+        let at = query / QUERIES * QUERIES * e.head + query % QUERIES;
+        let dq = (found.dq[at..].as_mut_ptr(), QUERIES);
+        let k = Block::new(&keys.turned, 0, key);
+        let ds = Block::new(&s.turned, 0, 0);
+        products(k, ds, [e.head, n, m], dq, Start::Add);
+    }
+
+    fn softmax(&self, s: &mut Scratch, head: usize, tile: &Tile) {
+        let plan = self.given.plan;
+        let from = head * self.given.extents.queries;
+        let columns = from + tile.queries.start..from + tile.queries.end;
+        vectorised(Gradients {
+            logits: &mut s.logits,
+            grads: &mut s.grads,
+            stride: QUERIES,
+            size: (tile.keys.len(), tile.queries.len()),
+            seen: &|row| tile.seen(row),
+            kind: Logits {
+                scale: plan.scale,
+                softcap: plan.softcap,
+            },
+            columns: (&self.given.lse[columns.clone()], &self.along[columns]),
+        });
     }
 }

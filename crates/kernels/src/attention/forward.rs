@@ -1,217 +1,249 @@
-//! The forward pass.
+//! The forward pass: each task walks over the keys of some queries of one head, with a running softmax.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{AttentionBlock, AttentionPlan, Extents, Inputs, KEYS, KeyTile, fast};
-use crate::gemm::{Kernel, Matrix, Packed, Precision};
-use crate::simd::{exp, tanh};
+use super::tiles::{Logits, Running, Softmax};
+use super::{AttentionBlock, AttentionPlan, Extents};
+use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
+use crate::simd::vectorised;
 
-/// A tile of queries of one key head's group, on one thread.
+/// Queries of a task.
+const QUERIES: usize = 96;
+/// Keys of a tile. A multiple of what `ALIGN` is.
+const KEYS: usize = 384;
+/// What the first key of a tile is a multiple of, for the packed layouts.
+const ALIGN: usize = 32;
+
+/// Keys and values of one head.
+struct Keys {
+    k: Packed,
+    v: Packed,
+}
+
+/// Some queries of one block and head.
 struct Task<'a> {
     block: &'a AttentionBlock,
-    queries: Range<usize>,
-    key_head: usize,
+    rows: Range<usize>,
+    head: usize,
 }
 
-/// The running softmax of one query head's tile.
-struct Running {
+/// What a thread keeps from one task to the next.
+struct Scratch {
     q: Packed,
-    /// Sum of values so far, each weighted by `exp(logit - max)`.
+    p: Packed,
+    tile: Vec<f32>,
     out: Vec<f32>,
-    /// Greatest logit so far.
-    max: Vec<f32>,
-    /// Sum of the weights.
-    sum: Vec<f32>,
+    state: Vec<Running>,
 }
 
-/// Where tasks write: each its own rows and heads.
-struct Shared(*mut f32, *mut f32);
-// SAFETY: tasks write disjoint places, see `Task::store`.
-unsafe impl Sync for Shared {}
+/// Where the results go. Tasks write disjoint parts.
+struct Results {
+    out: *mut f32,
+    lse: *mut f32,
+}
 
-/// The result [Lq, Nq, K] and the logarithms of the sums [Lq, Nq].
-pub(super) fn run(
-    inputs: Inputs,
+// SAFETY: each task writes the rows and the head that it owns.
+unsafe impl Sync for Results {}
+
+/// One call.
+struct Call<'a> {
+    kernel: Kernel,
+    q: &'a [f32],
+    keys: &'a [Keys],
     extents: Extents,
+    logits: Logits,
+    results: Results,
+}
+
+/// The output `[Lq, Nq, K]` and the log-sum-exp `[Nq, Lq]`.
+pub fn forward(
+    [q, k, v]: [&[f32]; 3],
+    e: Extents,
     plan: &AttentionPlan,
     precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
-    let mut y = vec![0.0; inputs.q.len()];
-    let mut log_sums = vec![0.0; inputs.q.len() / extents.dim.max(1)];
-    let shared = Shared(y.as_mut_ptr(), log_sums.as_mut_ptr());
-    let tasks: Vec<Task> = (plan.blocks.iter())
-        .flat_map(|block| block.query_tiles().map(move |queries| (block, queries)))
-        .flat_map(|(block, queries)| {
-            (0..extents.key_heads).map(move |key_head| Task {
-                block,
-                queries: queries.clone(),
-                key_head,
-            })
-        })
+    let kernel = Kernel::new(precision);
+    let mut out = vec![0.0; q.len()];
+    let mut lse = vec![f32::INFINITY; e.query_heads * e.queries];
+    let keys: Vec<Keys> = (0..e.key_heads)
+        .into_par_iter()
+        .map(|head| pack_keys(kernel, (k, v), head, e))
         .collect();
-    tasks
-        .par_iter()
-        .for_each(|task| task.run((inputs, extents), plan, Kernel::new(precision), &shared));
-    (y, log_sums)
+    let call = Call {
+        kernel,
+        q,
+        keys: &keys,
+        extents: e,
+        logits: Logits {
+            scale: plan.scale,
+            softcap: plan.softcap,
+        },
+        results: Results {
+            out: out.as_mut_ptr(),
+            lse: lse.as_mut_ptr(),
+        },
+    };
+    tasks(plan, e)
+        .into_par_iter()
+        .for_each_init(|| call.scratch(), |scratch, task| call.run(scratch, &task));
+    (out, lse)
 }
 
-impl Task<'_> {
-    fn run(
+fn pack_keys(kernel: Kernel, (k, v): (&[f32], &[f32]), head: usize, e: Extents) -> Keys {
+    let pack = || {
+        let mut packed = kernel.right();
+        packed.pack_rows(one_head(k, head, (e.keys, e.key_heads, e.head)));
+        packed
+    };
+    let pack_values = || {
+        let mut packed = kernel.right();
+        packed.pack_columns(one_head(v, head, (e.keys, e.key_heads, e.head)));
+        packed
+    };
+    let (k, v) = rayon::join(pack, pack_values);
+    Keys { k, v }
+}
+
+/// The rows of one head of `[L, N, K]`.
+pub fn one_head(x: &[f32], head: usize, (rows, heads, width): (usize, usize, usize)) -> Matrix<'_> {
+    let start = (head * width).min(x.len());
+    Matrix::strided(&x[start..], rows, width, heads * width)
+}
+
+fn tasks<'a>(plan: &'a AttentionPlan, e: Extents) -> Vec<Task<'a>> {
+    let of_block = |head: usize, block: &'a AttentionBlock| {
+        (block.q.clone().step_by(QUERIES)).map(move |start| Task {
+            block,
+            rows: start..(start + QUERIES).min(block.q.end),
+            head,
+        })
+    };
+    (0..e.query_heads)
+        .flat_map(|head| plan.blocks.iter().flat_map(move |b| of_block(head, b)))
+        .collect()
+}
+
+impl Call<'_> {
+    fn scratch(&self) -> Scratch {
+        Scratch {
+            q: self.kernel.left(),
+            p: self.kernel.left(),
+            tile: vec![0.0; QUERIES * KEYS],
+            out: Vec::new(),
+            state: Vec::new(),
+        }
+    }
+
+    fn run(&self, s: &mut Scratch, task: &Task) {
+        let e = self.extents;
+        let count = task.rows.len();
+        s.out.clear();
+        s.out.resize(count * e.head, 0.0);
+        s.state.clear();
+        s.state.resize(count, Running::START);
+        let from = (task.rows.start * e.query_heads + task.head) * e.head;
+        s.q.pack_rows(Matrix::strided(
+            &self.q[from..],
+            count,
+            e.head,
+            e.query_heads * e.head,
+        ));
+        let last = task.block.k.len().saturating_sub(1);
+        for (i, range) in task.block.k.iter().enumerate() {
+            let causal = task.block.causal && i == last;
+            self.range(s, task, range, causal);
+        }
+        self.store(s, task);
+    }
+
+    /// All tiles of one range of keys.
+    fn range(&self, s: &mut Scratch, task: &Task, range: &Range<usize>, causal: bool) {
+        // The keys that row i sees begin at range.start and end before range.start + reach + i.
+        let reach = task.rows.start - task.block.q.start + 1;
+        let end = match causal {
+            true => range.end.min(range.start + reach + task.rows.len() - 1),
+            false => range.end,
+        };
+        if range.is_empty() {
+            return;
+        }
+        for tile in (range.start / ALIGN * ALIGN..end).step_by(KEYS) {
+            let columns = (end - tile).min(KEYS);
+            let seen = |row: usize| {
+                let end = match causal {
+                    true => (range.start + reach + row)
+                        .saturating_sub(tile)
+                        .min(columns),
+                    false => columns,
+                };
+                range.start.saturating_sub(tile).min(end)..end
+            };
+            self.tile(s, task, (tile, columns), &seen);
+        }
+    }
+
+    /// `columns` keys from `tile` on.
+    fn tile(
         &self,
-        (inputs, extents): (Inputs, Extents),
-        plan: &AttentionPlan,
-        kernel: Kernel,
-        shared: &Shared,
+        s: &mut Scratch,
+        task: &Task,
+        (tile, columns): (usize, usize),
+        seen: &dyn Fn(usize) -> Range<usize>,
     ) {
-        let (rows, dim) = (self.queries.len(), extents.dim);
-        let mut heads = self.start(inputs, extents, kernel);
-        let (mut k, mut v, mut p) = (kernel.right(), kernel.right(), kernel.left());
-        let mut logits = vec![0.0; rows * KEYS];
-        for tile in self.block.key_tiles() {
-            if tile.seen(self.queries.end - 1 - self.block.q.start) == 0 {
+        let e = self.extents;
+        let (rows, keys) = (task.rows.len(), &self.keys[task.head / e.group()]);
+        // SAFETY: q was packed with `rows` rows, the keys hold `columns` items from `tile` on,
+        // and the tile has room for QUERIES x KEYS.
+        unsafe {
+            let c = (s.tile.as_mut_ptr(), KEYS);
+            let (q, k) = (Block::new(&s.q, 0, 0), Block::new(&keys.k, tile, 0));
+            let shape = [rows, columns, e.head];
+            self.kernel.block(q, k, shape, c, Start::Zero);
+        }
+        vectorised(Softmax {
+            tile: &mut s.tile,
+            stride: KEYS,
+            columns,
+            seen,
+            logits: self.logits,
+            state: &mut s.state,
+            out: &mut s.out,
+        });
+        s.p.pack_rows(Matrix::strided(&s.tile, rows, columns, KEYS));
+        // SAFETY: p was packed with `rows` rows of `columns`, the values hold as many from `tile` on,
+        // and `out` has a row of K for each.
+        unsafe {
+            let c = (s.out.as_mut_ptr(), e.head);
+            let (p, v) = (Block::new(&s.p, 0, 0), Block::new(&keys.v, 0, tile));
+            let shape = [rows, e.head, columns];
+            self.kernel.block(p, v, shape, c, Start::Add);
+        }
+    }
+
+    fn store(&self, s: &Scratch, task: &Task) {
+        let e = self.extents;
+        for ((row, state), out) in task
+            .rows
+            .clone()
+            .zip(&s.state)
+            .zip(s.out.chunks_exact(e.head))
+        {
+            if state.sum == 0.0 {
                 continue;
             }
-            let from = (tile.rows.start * extents.key_heads + self.key_head) * dim;
-            let keys = tile.rows.len();
-            k.pack_rows(Matrix::strided(
-                &inputs.k[from..],
-                keys,
-                dim,
-                extents.k_stride(),
-            ));
-            v.pack_columns(Matrix::strided(
-                &inputs.v[from..],
-                keys,
-                dim,
-                extents.k_stride(),
-            ));
-            for head in &mut heads {
-                kernel.multiply(&head.q, &k, &mut logits, keys, false);
-                let first = self.queries.start - self.block.q.start;
-                fast(|| head.absorb(&mut logits[..rows * keys], &tile, first, plan));
-                p.pack_rows(Matrix::new(&logits, rows, keys));
-                kernel.multiply(&p, &v, &mut head.out, dim, true);
-            }
-        }
-        for (i, head) in heads.iter().enumerate() {
-            self.store(head, self.key_head * extents.group() + i, extents, shared);
-        }
-    }
-
-    fn start(&self, inputs: Inputs, extents: Extents, kernel: Kernel) -> Vec<Running> {
-        let (rows, dim) = (self.queries.len(), extents.dim);
-        (0..extents.group())
-            .map(|i| {
-                let head = self.key_head * extents.group() + i;
-                let from = (self.queries.start * extents.heads + head) * dim;
-                let mut q = kernel.left();
-                q.pack_rows(Matrix::strided(
-                    &inputs.q[from..],
-                    rows,
-                    dim,
-                    extents.q_stride(),
-                ));
-                Running {
-                    q,
-                    out: vec![0.0; rows * dim],
-                    max: vec![f32::NEG_INFINITY; rows],
-                    sum: vec![0.0; rows],
-                }
-            })
-            .collect()
-    }
-
-    fn store(&self, running: &Running, head: usize, extents: Extents, shared: &Shared) {
-        let dim = extents.dim;
-        for (i, row) in self.queries.clone().enumerate() {
-            let sum = running.sum[i];
-            let scale = if sum > 0.0 { 1.0 / sum } else { 0.0 };
-            let at = row * extents.heads + head;
-            // SAFETY: blocks and tiles of queries are disjoint, heads differ between tasks; both
-            // arrays hold Lq * Nq rows.
-            let (y, log_sum) = unsafe {
-                let y = std::slice::from_raw_parts_mut(shared.0.add(at * dim), dim);
-                (y, &mut *shared.1.add(at))
-            };
-            for (y, out) in y.iter_mut().zip(&running.out[i * dim..]) {
-                *y = out * scale;
-            }
-            *log_sum = running.max[i] + sum.ln();
-        }
-    }
-}
-
-impl Running {
-    /// Turns logits [rows, keys] into weights relative to the new maximum, and rescales what was summed.
-    #[inline(always)]
-    fn absorb(&mut self, logits: &mut [f32], tile: &KeyTile, first: usize, plan: &AttentionPlan) {
-        let keys = tile.rows.len();
-        let dim = self.out.len() / self.max.len();
-        for (i, row) in logits.chunks_exact_mut(keys).enumerate() {
-            let (row, hidden) = row.split_at_mut(tile.seen(first + i));
-            hidden.fill(0.0);
-            if row.is_empty() {
-                continue;
-            }
-            scale_logits(row, plan);
-            let highest = max(row).max(self.max[i]);
-            let weight = if self.max[i] == highest {
-                1.0
-            } else {
-                exp(self.max[i] - highest)
-            };
-            row.iter_mut().for_each(|s| *s = exp(*s - highest));
-            self.sum[i] = self.sum[i] * weight + sum(row);
-            self.max[i] = highest;
-            if weight != 1.0 {
-                let out = &mut self.out[i * dim..(i + 1) * dim];
-                out.iter_mut().for_each(|o| *o *= weight);
+            let inverse = 1.0 / state.sum;
+            // SAFETY: the row and the head belong to this task.
+            unsafe {
+                let to = self
+                    .results
+                    .out
+                    .add((row * e.query_heads + task.head) * e.head);
+                let to = std::slice::from_raw_parts_mut(to, e.head);
+                to.iter_mut().zip(out).for_each(|(t, o)| *t = o * inverse);
+                *self.results.lse.add(task.head * e.queries + row) = state.top + state.sum.ln();
             }
         }
     }
-}
-
-/// The plan's scale and softcap.
-#[inline(always)]
-pub(super) fn scale_logits(row: &mut [f32], plan: &AttentionPlan) {
-    match plan.softcap {
-        None => row.iter_mut().for_each(|s| *s *= plan.scale),
-        Some(cap) => row
-            .iter_mut()
-            .for_each(|s| *s = cap * tanh(*s * plan.scale / cap)),
-    }
-}
-
-/// The greatest number, in lanes.
-#[inline(always)]
-fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = row.chunks_exact(16);
-    let rest = (chunks.remainder().iter()).fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-    for part in chunks {
-        for i in 0..16 {
-            lanes[i] = if part[i] > lanes[i] {
-                part[i]
-            } else {
-                lanes[i]
-            };
-        }
-    }
-    lanes.iter().fold(rest, |m, x| m.max(*x))
-}
-
-/// The sum, in lanes.
-#[inline(always)]
-fn sum(row: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let chunks = row.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().sum();
-    for part in chunks {
-        for i in 0..16 {
-            lanes[i] += part[i];
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }

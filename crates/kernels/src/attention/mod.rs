@@ -1,11 +1,8 @@
-//! Attention over ranges of keys, in memory linear in the length.
-//!
-//! Tiles of queries meet tiles of keys; the softmax is kept running as keys come (Dao et al. 2022,
-//! "FlashAttention"), and the backward pass makes each tile of probabilities again from the kept
-//! log-sum-exp.
+//! Softmax attention over lists of key ranges, in memory linear in the length.
 
 mod backward;
 mod forward;
+mod tiles;
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -13,43 +10,85 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use crate::gemm::Precision;
-use crate::simd::{Loop, vectorised};
 use crate::storage::{floats, with_floats};
 
-/// Keys of a tile.
-const KEYS: usize = 256;
-/// Queries of a tile.
-const QUERIES: usize = 128;
-
-/// What each query sees.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct AttentionPlan {
-    /// Disjoint ranges of queries with what they see; queries in no block give zeros.
-    pub blocks: Vec<AttentionBlock>,
-    /// What the dot products are multiplied by, as a rule `1 / sqrt(K)`.
-    pub scale: f32,
-    /// `Some(c)` turns each scaled logit s into `c * tanh(s / c)`.
-    pub softcap: Option<f32>,
-}
-
-/// A range of queries that see the same ranges of keys.
+/// Queries that see the same keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AttentionBlock {
-    /// The queries.
+    /// Rows of the queries.
     pub q: Range<usize>,
-    /// The keys; disjoint ranges.
+    /// Rows of the keys that they see, disjoint.
     pub k: Vec<Range<usize>>,
-    /// Whether query `i` of the block sees only keys `0..=i` of the last range; it sees all of the others.
+    /// Whether query i of the block sees only the keys 0 to i of the last range (and all of the others).
     pub causal: bool,
 }
 
-/// Softmax attention: query head n attends to key head `n * Nk / Nq`.
+/// Which queries see which keys, and how logits are made. Queries in no block give zeros.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AttentionPlan {
+    /// The blocks, with disjoint queries.
+    pub blocks: Vec<AttentionBlock>,
+    /// The factor on `q . k`, greater than 0.
+    pub scale: f32,
+    /// If given, logits z become `softcap * tanh(z / softcap)`.
+    pub softcap: Option<f32>,
+}
+
+impl AttentionPlan {
+    /// Every one of `queries` sees every one of `keys`.
+    pub fn full(queries: usize, keys: usize, scale: f32) -> Self {
+        let block = AttentionBlock {
+            q: 0..queries,
+            k: std::iter::once(0..keys).collect(),
+            causal: false,
+        };
+        Self {
+            blocks: vec![block],
+            scale,
+            softcap: None,
+        }
+    }
+
+    fn check(&self, e: Extents) -> Result<()> {
+        let scaled = self.scale > 0.0 || self.blocks.is_empty();
+        if !scaled || self.softcap.is_some_and(|c| c <= 0.0) {
+            bail!(
+                "attention: scale {}, softcap {:?}",
+                self.scale,
+                self.softcap
+            );
+        }
+        let mut queries: Vec<&Range<usize>> = self.blocks.iter().map(|b| &b.q).collect();
+        queries.retain(|q| !q.is_empty());
+        queries.sort_by_key(|q| q.start);
+        if let Some(pair) = queries.windows(2).find(|p| p[0].end > p[1].start) {
+            bail!("attention: queries {:?} and {:?} overlap", pair[0], pair[1]);
+        }
+        let keys = self.blocks.iter().flat_map(|b| &b.k);
+        if queries.iter().any(|q| q.end > e.queries)
+            || keys.into_iter().any(|k| k.end > e.keys && !k.is_empty())
+        {
+            bail!(
+                "attention: a range beyond {} queries, {} keys",
+                e.queries,
+                e.keys
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Softmax of `scale * q . k` over the keys that each query sees, times v. Query head n uses key head
+/// `n / (Nq / Nk)`. Under `Precision::Bf16` q, k, v and the probabilities are rounded to bf16 for the products;
+/// sums are f32. The forward pass keeps one number a query and head (the logarithm of the sum of exponentials) for
+/// the backward pass, which makes the probabilities again, tile by tile.
 ///
 /// # Shapes
-/// q [Lq, Nq, K], k and v [Lk, Nk, K], f32 -> [Lq, Nq, K].
+/// q `[Lq, Nq, K]`; k, v `[Lk, Nk, K]`, Nk dividing Nq -> `[Lq, Nq, K]`. All f32.
 ///
 /// # Errors
-/// If the shapes do not agree, the plan leaves the tensors, or its queries overlap.
+/// If the shapes do not agree, a range is out of bounds, queries are in two blocks, the scale is not positive,
+/// or a tensor is not on the CPU.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -57,10 +96,13 @@ pub fn attention(
     plan: &AttentionPlan,
     precision: Precision,
 ) -> Result<Tensor> {
-    let (rows, heads, dim) = q.dims3()?;
-    let (keys, key_heads, key_dim) = k.dims3()?;
-    let fits = k.dims() == v.dims() && dim == key_dim && key_heads > 0 && heads % key_heads == 0;
-    if !fits {
+    let (queries, query_heads, head) = q.dims3()?;
+    let (keys, key_heads, key_head) = k.dims3()?;
+    if k.dims() != v.dims()
+        || head != key_head
+        || key_heads == 0
+        || !query_heads.is_multiple_of(key_heads)
+    {
         bail!(
             "attention: q {:?}, k {:?}, v {:?}",
             q.dims(),
@@ -68,132 +110,47 @@ pub fn attention(
             v.dims()
         );
     }
-    check(plan, rows, keys)?;
+    let extents = Extents {
+        queries,
+        keys,
+        query_heads,
+        key_heads,
+        head,
+    };
+    plan.check(extents)?;
     let op = Attention {
         plan: plan.clone(),
         precision,
-        log_sums: OnceLock::new(),
+        extents,
+        lse: OnceLock::new(),
     };
     q.contiguous()?
         .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
-fn check(plan: &AttentionPlan, rows: usize, keys: usize) -> Result<()> {
-    let mut taken: Vec<&Range<usize>> = plan.blocks.iter().map(|b| &b.q).collect();
-    taken.retain(|range| !range.is_empty());
-    taken.sort_by_key(|range| range.start);
-    if taken.windows(2).any(|w| w[0].end > w[1].start) || taken.last().is_some_and(|r| r.end > rows)
-    {
-        bail!("attention: queries of the plan overlap or are beyond {rows}");
-    }
-    let within = |range: &Range<usize>| range.end <= keys;
-    if !plan.blocks.iter().all(|b| b.k.iter().all(within)) {
-        bail!("attention: keys of the plan are beyond {keys}");
-    }
-    Ok(())
+/// All sizes.
+#[derive(Clone, Copy, Debug)]
+struct Extents {
+    queries: usize,
+    keys: usize,
+    query_heads: usize,
+    key_heads: usize,
+    head: usize,
 }
 
-/// A closure as a loop that is compiled for the instruction set in use.
-struct Do<F>(F);
-
-impl<R, F: FnOnce() -> R> Loop for Do<F> {
-    type Output = R;
-    #[inline(always)]
-    fn run(self) -> R {
-        (self.0)()
+impl Extents {
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.query_heads / self.key_heads
     }
-}
-
-fn fast<R>(body: impl FnOnce() -> R) -> R {
-    vectorised(Do(body))
 }
 
 struct Attention {
     plan: AttentionPlan,
     precision: Precision,
-    /// The logarithm of each softmax's sum [Lq, Nq], kept for the backward pass.
-    log_sums: OnceLock<Vec<f32>>,
-}
-
-/// Extents of one call.
-#[derive(Clone, Copy)]
-struct Extents {
-    heads: usize,
-    key_heads: usize,
-    dim: usize,
-}
-
-impl Extents {
-    fn of(q: &[usize], k: &[usize]) -> Self {
-        Self {
-            heads: q[1],
-            key_heads: k[1],
-            dim: q[2],
-        }
-    }
-
-    /// Query heads of a key head.
-    fn group(self) -> usize {
-        self.heads / self.key_heads
-    }
-
-    /// Numbers between two rows of queries.
-    fn q_stride(self) -> usize {
-        self.heads * self.dim
-    }
-
-    /// Numbers between two rows of keys.
-    fn k_stride(self) -> usize {
-        self.key_heads * self.dim
-    }
-}
-
-/// Queries, keys and values.
-#[derive(Clone, Copy)]
-struct Inputs<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-}
-
-/// Some keys of a block.
-#[derive(Clone, Debug)]
-struct KeyTile {
-    rows: Range<usize>,
-    /// For causal tiles: the place of the first key in the range that is aligned with the queries.
-    aligned: Option<usize>,
-}
-
-impl AttentionBlock {
-    fn key_tiles(&self) -> Vec<KeyTile> {
-        let mut tiles = Vec::new();
-        for (i, range) in self.k.iter().enumerate() {
-            let causal = self.causal && i + 1 == self.k.len();
-            tiles.extend(range.clone().step_by(KEYS).map(|start| KeyTile {
-                rows: start..(start + KEYS).min(range.end),
-                aligned: causal.then_some(start - range.start),
-            }));
-        }
-        tiles
-    }
-
-    fn query_tiles(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        let end = self.q.end;
-        (self.q.clone())
-            .step_by(QUERIES)
-            .map(move |start| start..(start + QUERIES).min(end))
-    }
-}
-
-impl KeyTile {
-    /// How many of the tile's keys query `i` of the block sees: a leading part.
-    #[inline(always)]
-    fn seen(&self, i: usize) -> usize {
-        match self.aligned {
-            None => self.rows.len(),
-            Some(start) => (i + 1).saturating_sub(start).min(self.rows.len()),
-        }
-    }
+    extents: Extents,
+    /// The logarithm of the sum of exponentials `[Nq, Lq]`, from the forward pass; +inf where no key is seen.
+    lse: OnceLock<Vec<f32>>,
 }
 
 impl CustomOp3 for Attention {
@@ -203,23 +160,18 @@ impl CustomOp3 for Attention {
 
     fn cpu_fwd(
         &self,
-        qs: &CpuStorage,
-        ql: &Layout,
-        ks: &CpuStorage,
-        kl: &Layout,
-        vs: &CpuStorage,
-        vl: &Layout,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = Inputs {
-            q: floats(qs, ql)?,
-            k: floats(ks, kl)?,
-            v: floats(vs, vl)?,
-        };
-        let extents = Extents::of(ql.shape().dims(), kl.shape().dims());
-        let (y, log_sums) = forward::run(inputs, extents, &self.plan, self.precision);
-        // Every forward pass of one op gives the same sums.
-        let _ = self.log_sums.set(log_sums);
-        Ok((CpuStorage::F32(y), ql.shape().clone()))
+        let inputs = [floats(q, lq)?, floats(k, lk)?, floats(v, lv)?];
+        let (out, lse) = forward::forward(inputs, self.extents, &self.plan, self.precision);
+        // A second call of the same operation has the same inputs.
+        let _ = self.lse.set(lse);
+        Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
     fn bwd(
@@ -227,36 +179,39 @@ impl CustomOp3 for Attention {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        y: &Tensor,
+        out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(log_sums) = self.log_sums.get() else {
-            bail!("attention: backward before forward");
+        let Some(lse) = self.lse.get() else {
+            bail!("attention: the backward pass needs the forward pass first");
         };
-        let extents = Extents::of(q.dims(), k.dims());
-        let [dq, dk, dv] = with_floats(q, |q| {
+        let mut found = Vec::new();
+        with_floats(q, |q| {
             with_floats(k, |k| {
                 with_floats(v, |v| {
-                    with_floats(y, |y| {
+                    with_floats(out, |out| {
                         with_floats(grad, |grad| {
-                            let kept = backward::Kept { y, grad, log_sums };
-                            let inputs = Inputs { q, k, v };
-                            Ok(backward::run(
-                                inputs,
-                                kept,
-                                extents,
-                                (&self.plan, self.precision),
-                            ))
+                            found = backward::Given {
+                                inputs: [q, k, v],
+                                out,
+                                grad,
+                                lse,
+                                extents: self.extents,
+                                plan: &self.plan,
+                            }
+                            .gradients(self.precision);
+                            Ok(())
                         })
                     })
                 })
             })
         })?;
-        let device = q.device();
-        Ok((
-            Some(Tensor::from_vec(dq, q.dims(), device)?),
-            Some(Tensor::from_vec(dk, k.dims(), device)?),
-            Some(Tensor::from_vec(dv, v.dims(), device)?),
-        ))
+        let mut found = found.into_iter().zip([q, k, v]);
+        let mut next = || {
+            (found.next())
+                .map(|(data, like)| Tensor::from_vec(data, like.dims(), like.device()))
+                .transpose()
+        };
+        Ok((next()?, next()?, next()?))
     }
 }

@@ -43,7 +43,8 @@ pub(crate) mod windows;
 
 pub use check::describe;
 pub use kernel::Kernel;
-pub(crate) use kernel::Side;
+pub(crate) use kernel::{Side, Start};
+pub(crate) use packed::Block;
 pub use packed::{Matrix, Packed};
 
 /// How exact the products are. Sums are always f32.
