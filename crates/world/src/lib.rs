@@ -31,6 +31,7 @@ mod error;
 mod families;
 mod family;
 pub mod render;
+mod sheet;
 pub mod sound;
 mod split;
 mod truth;
@@ -42,9 +43,10 @@ pub use captions::{
 };
 pub use error::WorldError;
 pub use family::{Family, Placed, Stage, StageEvent, family, registry};
+pub use sheet::contact_sheet;
 pub use split::{Split, is_heldout, phrase_is_heldout};
 pub use truth::{Event, Phoneme, Track, TrackPoint, Truth, Word};
-pub use world::{Rendered, Spec, WorldConfig, render_spec};
+pub use world::{Rendered, Spec, WorldConfig, render_spec, render_still};
 
 /// The source of chance: the same on every machine.
 pub type WorldRng = rand_pcg::Pcg64Mcg;

@@ -1,6 +1,6 @@
 //! From a seed to a clip with its captions and truth.
 
-use gallop_core::{Clip, ClipShape, FPS, PixelSize, SAMPLES_PER_FRAME};
+use gallop_core::{Clip, ClipShape, FPS, Frame, PixelSize, SAMPLES_PER_FRAME};
 use rand::{Rng, RngExt, SeedableRng};
 
 use crate::captions::{self, Caption};
@@ -49,6 +49,14 @@ pub struct Rendered {
     pub truth: Truth,
     /// Sentences that describe it, in every language of the grammar, short to long.
     pub captions: Vec<Caption>,
+}
+
+impl Rendered {
+    /// Truth and captions as indented JSON, for a file beside the clip.
+    pub fn to_json(&self) -> String {
+        let all = serde_json::json!({ "truth": self.truth, "captions": self.captions });
+        serde_json::to_string_pretty(&all).expect("truth and captions hold only plain data")
+    }
 }
 
 /// What a clip will show, before any pixel is drawn.
@@ -125,6 +133,28 @@ impl WorldConfig {
 /// # Errors
 /// If the spec names a family that is not registered.
 pub fn render_spec(spec: &Spec, audio: bool) -> Result<Rendered, WorldError> {
+    let (stage, cameraman) = prepare(spec)?;
+    let frames = render::frames(&*stage, &cameraman, spec);
+    let samples = spec.shape.frames * SAMPLES_PER_FRAME;
+    let audio = audio.then(|| stage.score().render(samples, rng(spec.seed, 3).next_u64()));
+    Ok(Rendered {
+        clip: Clip { frames, audio },
+        truth: truth(&*stage, &cameraman, spec),
+        captions: captions::captions(&spec.attributes, spec.split, &mut rng(spec.seed, 4)),
+    })
+}
+
+/// One frame of what `spec` says, without rendering the others.
+///
+/// # Errors
+/// If the spec names a family that is not registered.
+pub fn render_still(spec: &Spec, frame: usize) -> Result<Frame, WorldError> {
+    let (stage, cameraman) = prepare(spec)?;
+    Ok(render::still(&*stage, &cameraman, spec, frame))
+}
+
+/// Everything that the pictures of a clip come from.
+fn prepare(spec: &Spec) -> Result<(Box<dyn Stage>, Cameraman), WorldError> {
     let name = &spec.attributes.family;
     let family = family(name).ok_or_else(|| WorldError::unknown_family(name))?;
     let stage = family.stage(&spec.attributes, spec.shape, &mut rng(spec.seed, 1));
@@ -134,14 +164,7 @@ pub fn render_spec(spec: &Spec, audio: bool) -> Result<Rendered, WorldError> {
         spec.shape,
         &mut rng(spec.seed, 2),
     );
-    let frames = render::frames(&*stage, &cameraman, spec);
-    let samples = spec.shape.frames * SAMPLES_PER_FRAME;
-    let audio = audio.then(|| stage.score().render(samples, rng(spec.seed, 3).next_u64()));
-    Ok(Rendered {
-        clip: Clip { frames, audio },
-        truth: truth(&*stage, &cameraman, spec),
-        captions: captions::captions(&spec.attributes, spec.split, &mut rng(spec.seed, 4)),
-    })
+    Ok((stage, cameraman))
 }
 
 /// A stream of chance that depends on the clip's seed and on what it is for.

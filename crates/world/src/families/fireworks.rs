@@ -113,7 +113,9 @@ impl FireworksStage {
         };
         let (half_width, top) = crate::render::room_for(a, shape, setting.margin);
         let scale = (3.2 + DEPTH) / 3.2;
-        let room = (half_width * scale, top * scale);
+        // What is farther has more room above the height of the eye only.
+        let eye = f64::from(setting.eye);
+        let room = (half_width * scale, eye + (top - eye) * scale);
         let seconds = shape.frames as f64 / FPS as f64;
         let late = distance / SPEED_OF_SOUND;
         let shells = (0..a.count)
@@ -165,13 +167,13 @@ impl Shell {
         };
         let lane = (index as f64 + 0.5) / a.count as f64 * 2.0 - 1.0;
         let x = lane * (half - 0.3 * radius).max(0.0) * rng.random_range(0.5..0.9);
-        let high = top - radius * rng.random_range(0.75..1.0);
+        let high = top - radius * rng.random_range(0.95..1.15);
         let climb = rng.random_range(0.9..1.2);
         Self {
             launch: burst - climb,
             burst,
             from: x + rng.random_range(-0.12..0.12),
-            at: [x, high.max(0.5 * top)],
+            at: [x, high.max(0.45 * top)],
             radius,
             burn: if kind == "willow" { 2.4 } else { 1.6 },
             kind,
@@ -248,7 +250,7 @@ impl Shell {
     fn draw_flash(&self, painter: &mut Painter, age: f64) {
         let spot = painter.project([self.at[0], self.at[1], DEPTH]);
         let colour = burning(self.colour, painter.light.look);
-        let flash = (-9.0 * age).exp() as f32;
+        let flash = (-13.0 * age).exp() as f32;
         let glow = (-1.8 * age).exp() as f32;
         let reach = self.radius as f32 * spot.scale;
         let veil = if painter.light.look == Look::Flat {
@@ -260,20 +262,20 @@ impl Shell {
             spot.x,
             spot.y,
             2.4 * reach,
-            scale(colour, veil * (0.16 * glow + 0.35 * flash)),
+            scale(colour, veil * (0.11 * glow + 0.22 * flash)),
         );
         painter.canvas.glow(
             spot.x,
             spot.y,
             0.45 * reach,
-            scale([1.0, 0.97, 0.9], 2.2 * flash),
+            scale([1.0, 0.97, 0.9], 1.1 * flash),
         );
         let foot = painter.project([self.at[0], 0.0, DEPTH]);
         painter.canvas.glow(
             foot.x,
             foot.y,
             2.0 * reach,
-            scale(colour, veil * 0.10 * glow),
+            scale(colour, veil * 0.06 * glow),
         );
     }
 

@@ -9,6 +9,9 @@ use super::noise::{grain_at, hash2};
 use super::view::View;
 use crate::attributes::{Look, TimeOfDay};
 
+/// Pixels per unit at depth one over pixels per unit at the subject's: how far the eye is.
+const LENS: f32 = 3.2;
+
 /// What is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backdrop {
@@ -114,7 +117,8 @@ impl Plate {
         let eye = views.first().map_or(0.5, |v| v.y);
         let brush = Brush {
             light,
-            seed: seed as i32,
+            // Small: it is added to coordinates, whose fractions must survive.
+            seed: (seed % 997) as i32,
             soft: 1.0 / density,
             eye,
         };
@@ -223,7 +227,14 @@ impl Brush<'_> {
     /// Pencil leaves paper, neon leaves the dark, posters leave few tones.
     fn in_look(&self, c: Rgb) -> Rgb {
         match self.light.look {
-            Look::Pencil => mix(c, [0.92, 0.90, 0.84], 0.35),
+            Look::Pencil => {
+                let bare = if self.light.time == TimeOfDay::Night {
+                    0.04
+                } else {
+                    0.25
+                };
+                mix(c, [0.92, 0.90, 0.84], bare)
+            }
             Look::Neon => {
                 let level = luma(c).sqrt();
                 mix(scale(c, 0.10), scale(self.light.fog_colour, level), 0.55)
@@ -365,13 +376,15 @@ impl Brush<'_> {
 
     /// The sky with the sun or moon and clouds; `x`, `up` as angles from the eye.
     fn sky(&self, x: f32, up: f32) -> Rgb {
+        // In picture heights: the same measures whatever the lens.
+        let (x, up) = (x * LENS, up * LENS);
         let l = self.light;
-        let mut c = l.sky_at(up * 1.25);
+        let mut c = l.sky_at(up * 1.6);
         let (sx, sy, size, disc): (f32, f32, f32, Rgb) = match l.time {
             TimeOfDay::Morning => (0.42, 0.22, 0.045, [1.6, 1.4, 1.0]),
-            TimeOfDay::Day => (-0.36, 0.52, 0.05, [1.8, 1.75, 1.5]),
+            TimeOfDay::Day => (-0.42, 0.34, 0.05, [1.8, 1.75, 1.5]),
             TimeOfDay::Sunset => (-0.30, 0.12, 0.055, [1.7, 0.9, 0.35]),
-            TimeOfDay::Night => (0.30, 0.42, 0.036, [0.9, 0.92, 0.85]),
+            TimeOfDay::Night => (0.44, 0.30, 0.036, [0.9, 0.92, 0.85]),
         };
         let away = ((x - sx).powi(2) + (up - sy).powi(2)).sqrt();
         let veil = (1.0 - l.fog * 14.0).clamp(0.0, 1.0);
@@ -381,7 +394,7 @@ impl Brush<'_> {
         if l.look != Look::Flat {
             c = add(c, scale(disc, veil * 0.22 / (1.0 + 60.0 * away * away)));
         }
-        let edge = 1.5 * self.soft / 40.0_f32.max(1.0);
+        let edge = 0.003;
         c = mix(
             c,
             disc,
@@ -442,9 +455,9 @@ impl Brush<'_> {
         let (ax, up) = (x / depth, (y - self.eye) / depth);
         let mut c = self.sky(ax, up);
         let rows = [
-            ([112, 132, 150], 0.9, 0.17, 60.0),
-            ([104, 136, 112], 0.6, 0.115, 95.0),
-            ([84, 128, 66], 0.25, 0.06, 130.0),
+            ([112, 132, 150], 0.85, 0.066, 340.0),
+            ([104, 136, 112], 0.55, 0.042, 520.0),
+            ([84, 128, 66], 0.2, 0.020, 700.0),
         ];
         for (i, (colour, far, high, stretch)) in rows.into_iter().enumerate() {
             let crest = high * (0.35 + 1.0 * self.ridge(ax, stretch, i as f32));
@@ -547,7 +560,7 @@ impl Brush<'_> {
         let depth = Backdrop::City.depth() + 3.2;
         let (ax, up) = (x / depth, (y - self.eye) / depth);
         let mut c = self.sky(ax, up);
-        for (row, (width, high, far)) in [(0.075f32, 0.30f32, 0.65f32), (0.11, 0.20, 0.15)]
+        for (row, (width, high, far)) in [(0.034f32, 0.125f32, 0.65f32), (0.052, 0.088, 0.15)]
             .into_iter()
             .enumerate()
         {
@@ -576,7 +589,7 @@ impl Brush<'_> {
             [138, 118, 112],
         ];
         let wall = self.land(walls[(hash2(number, 8) * 4.0) as usize % 4], far);
-        let (cell_x, cell_y) = (width / 5.0, 0.024);
+        let (cell_x, cell_y) = (width / 5.0, 0.0125);
         let (wx, wy) = (
             (inside_x / cell_x).fract() - 0.5,
             (up / cell_y).rem_euclid(1.0) - 0.5,

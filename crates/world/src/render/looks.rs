@@ -73,7 +73,7 @@ fn tooth(x: usize, y: usize, unit: f32) -> f32 {
     let (gx, gy) = ((x as f32 * fine) as i32, (y as f32 * fine) as i32);
     let grains = hash2(gx, gy) - 0.5 + 1.4 * (grain(gx * 5, gy * 5) - 0.5);
     let stroke = grain((gx + gy) * 2, (gx - gy) * 9) - 0.5;
-    0.66 + 0.22 * grains + 0.75 * stroke
+    0.78 + 0.20 * grains + 0.55 * stroke
 }
 
 /// Strokes of pigment that catch on the grain of the paper.

@@ -63,6 +63,11 @@ pub fn frames(stage: &dyn Stage, cameraman: &Cameraman, spec: &Spec) -> Vec<Fram
         .collect()
 }
 
+/// One frame of a clip, as [`frames`] would draw it.
+pub fn still(stage: &dyn Stage, cameraman: &Cameraman, spec: &Spec, frame: usize) -> Frame {
+    Renderer::new(stage, cameraman, spec).frame(frame as f64 / FPS as f64)
+}
+
 struct Renderer<'a> {
     stage: &'a dyn Stage,
     cameraman: &'a Cameraman,
@@ -149,7 +154,8 @@ impl<'a> Renderer<'a> {
             _ => {
                 let top = self.plate.draw(&mut self.canvas, view);
                 self.ground.draw(&mut self.canvas, view, &self.light, top);
-                if self.spec.attributes.camera == Camera::Still {
+                let travels = self.stage.camera_x(0.0) != self.stage.camera_x(1.0);
+                if self.spec.attributes.camera == Camera::Still && !travels {
                     self.behind = Some((*view, self.canvas.clone()));
                 }
             }

@@ -108,6 +108,7 @@ impl BallStage {
         let plan = Plan {
             half_width,
             top,
+            eye: f64::from(setting.eye),
             seconds,
         };
         let mut balls: Vec<One> = (0..a.count).map(|i| plan.ball(a, i, rng)).collect();
@@ -127,6 +128,7 @@ impl BallStage {
 struct Plan {
     half_width: f64,
     top: f64,
+    eye: f64,
     seconds: f64,
 }
 
@@ -140,10 +142,11 @@ impl Plan {
         let crowd = [1.0, 0.95, 0.82][(a.count - 1).min(2)];
         let radius = 0.5 * diameter * crowd;
         let z = 0.42 * index as f64;
-        // Farther balls have more room in units.
+        // Farther balls have more room in units, but only above the height of the eye.
         let far = (3.2 + z) / 3.2;
         let half = (self.half_width * far - radius - 0.02).max(0.05);
-        let height = (self.top * far - 2.0 * radius - 0.03).max(0.1) * rng.random_range(0.72..1.0);
+        let top = self.eye + (self.top - self.eye) * far;
+        let height = (top - 2.0 * radius - 0.03).max(0.1) * rng.random_range(0.72..1.0);
         let contact = Contact::of(&a.subject, a.floor.as_deref().unwrap_or("wood"));
         let fall = (2.0 * height / motion::GRAVITY).sqrt();
         let latest = (1.5 * fall).min((0.7 * self.seconds).max(0.08));

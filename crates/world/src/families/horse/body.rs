@@ -375,57 +375,56 @@ fn mane(
     (top, stride): ([f64; 2], f64),
     (gait, coat): (&Gait, &Coat),
 ) {
-    let unit = painter.view.unit();
+    const LOCKS: usize = 7;
     let wind = 0.03 + 0.045 * (gait.speed / 2.1);
-    let hair = Surface::matt(coat.mane);
-    for lock in 0..7 {
-        let t = f64::from(lock) / 6.0;
-        let root = [
-            top[0] - 0.02 - 0.165 * t,
-            top[1] + 0.038 - 0.115 * t - 0.02 * t * (1.0 - t),
-        ];
-        let wave = 0.012 * (stride * 1.0 + 4.0 * t).sin();
-        let tip = [root[0] - wind - 0.01, root[1] - 0.045 + wave + 0.35 * wind];
-        let (from, to) = (frame.body(painter, root), frame.body(painter, tip));
-        painter.limb(
-            Limb {
-                from,
-                to,
-                radius: [0.020 * unit, 0.007 * unit],
-            },
-            hair,
-        );
+    let mut crest = vec![[top[0] + 0.02, top[1] + 0.012]];
+    let mut tips = Vec::new();
+    for lock in 0..LOCKS {
+        let t = lock as f64 / (LOCKS - 1) as f64;
+        let droop = 0.115 * t + 0.02 * t * (1.0 - t);
+        let root = [top[0] - 0.02 - 0.165 * t, top[1] + 0.046 - droop];
+        let wave = 0.012 * (stride + 4.0 * t).sin();
+        let tip = [root[0] - wind, root[1] - 0.048 + wave + 0.35 * wind];
+        crest.push(root);
+        tips.push(tip);
+        // A notch between two locks.
+        tips.push([
+            root[0] - 0.65 * wind,
+            root[1] - 0.050 + 0.5 * wave + 0.2 * wind,
+        ]);
     }
+    tips.reverse();
+    crest.extend(tips);
+    hair(painter, frame, &crest, coat);
 }
 
+/// A tail that hangs when the horse walks and streams when it gallops.
 fn tail(painter: &mut Painter, frame: &Frame, gait: &Gait, coat: &Coat) {
-    let unit = painter.view.unit();
+    const PARTS: usize = 6;
     let speed = gait.speed / 2.1;
     let stride = std::f64::consts::TAU * gait.at(frame.pose.time);
-    let hair = Surface::matt(coat.mane);
-    let mut at = [-0.295, 0.435];
-    let mut angle = -0.35 - 1.0 * (1.0 - speed);
-    for part in 0..6 {
-        let t = f64::from(part) / 5.0;
-        let wave = 0.22 * (stride - 1.1 * f64::from(part)).sin() * (0.3 + speed);
-        let step = 0.055;
-        let next = [
-            at[0] - step * (angle + wave).cos(),
-            at[1] + step * (angle + wave).sin(),
-        ];
-        let (from, to) = (frame.body(painter, at), frame.body(painter, next));
-        let thick = |t: f64| {
-            (0.016 + 0.020 * smooth(0.0, 0.5, t as f32) - 0.022 * smooth(0.6, 1.1, t as f32)) * unit
-        };
-        painter.limb(
-            Limb {
-                from,
-                to,
-                radius: [thick(t), thick(t + 0.2)],
-            },
-            hair,
-        );
-        at = next;
+    let mut at = [-0.285, 0.440];
+    let mut angle = -0.35 - (1.0 - speed);
+    let (mut upper, mut lower) = (Vec::new(), Vec::new());
+    for part in 0..=PARTS {
+        let t = part as f64 / PARTS as f64;
+        let wave = 0.22 * (stride - 1.1 * part as f64).sin() * (0.3 + speed);
+        let (sin, cos) = (angle + wave).sin_cos();
+        let thick = 0.014 + 0.026 * smooth(0.0, 0.5, t as f32) as f64
+            - 0.036 * smooth(0.55, 1.0, t as f32) as f64;
+        upper.push([at[0] + sin * thick, at[1] + cos * thick]);
+        lower.push([at[0] - sin * thick, at[1] - cos * thick]);
+        at = [at[0] - 0.055 * cos, at[1] + 0.055 * sin];
         angle -= 0.20 * (1.0 - 0.5 * speed);
     }
+    lower.reverse();
+    upper.extend(lower);
+    hair(painter, frame, &upper, coat);
+}
+
+/// A smooth dark form, lit from above.
+fn hair(painter: &mut Painter, frame: &Frame, outline: &[[f64; 2]], coat: &Coat) {
+    let corners: Vec<[f32; 2]> = outline.iter().map(|&p| frame.body(painter, p)).collect();
+    let points = smooth_outline(&corners, 4);
+    painter.panel(&points, Surface::matt(coat.mane), [0.0, 0.5, -0.8]);
 }

@@ -265,7 +265,8 @@ impl Model {
         };
         for strip in strips {
             let points = self.points(painter, pose, strip);
-            painter.panel(&points, trim, [0.0, 0.1, -1.0]);
+            let lit = painter.light.shade(trim, normalised([0.0, 0.1, -1.0]));
+            painter.polygon(&points, |_, _, _| lit);
         }
     }
 
