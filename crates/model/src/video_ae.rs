@@ -3,7 +3,8 @@
 //! Frames go in groups of four; the first frame is a group of its own (repeated four times on the
 //! way in, kept once on the way out), so `n = 4k + 1` frames are `k + 1` latent frames. Most work
 //! is done on whole groups at an eighth of the size, where a picture of 128x128 is 256 positions:
-//! that is what makes it cheap. Time is mixed only by causal convolutions, whose last inputs are
+//! that is what makes it cheap. No norm stands before a head: from pixels to latents to pixels there is
+//! a linear way, by which flat areas are learned at once. Time is mixed only by causal convolutions, whose last inputs are
 //! carried from one chunk to the next, so that decoding by chunks equals decoding at once.
 
 mod blocks;
@@ -14,7 +15,7 @@ use gallop_core::{Frame, PixelSize};
 use gallop_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
-use crate::ae_layers::{Linear, Norm};
+use crate::ae_layers::Linear;
 use crate::{Init, ModelError, Result, Weights};
 use blocks::Stage;
 use pixels::{PATCH_IN, PATCH_OUT};
@@ -57,7 +58,6 @@ struct Encoder {
     stride8: Stage,
     down: Linear,
     stride16: Stage,
-    norm: Norm,
     head: Linear,
     slots: usize,
 }
@@ -69,7 +69,6 @@ struct Decoder {
     stride8: Stage,
     unfold: Linear,
     stride4: Stage,
-    norm: Norm,
     head: Linear,
     slots: usize,
 }
@@ -270,7 +269,6 @@ impl Encoder {
             stride8: Stage::new(&weights.at("stride8"), [w8, blocks8], Some(&mut slots))?,
             down: Linear::new(&weights.at("down"), [4 * w8, w16], 1.0)?,
             stride16: Stage::new(&weights.at("stride16"), [w16, blocks16], Some(&mut slots))?,
-            norm: Norm::new(&weights.at("norm"), w16)?,
             head: Linear::new(&weights.at("head"), [w16, latent], 1.0)?,
             slots,
         })
@@ -286,7 +284,7 @@ impl Encoder {
         let x = (self.stride8).forward(x, carry.as_deref_mut(), precision)?;
         let x = self.down.forward(&fold(&x)?, precision)?;
         let x = self.stride16.forward(x, carry, precision)?;
-        let x = self.head.forward(&self.norm.forward(&x)?, precision)?;
+        let x = self.head.forward(&x, precision)?;
         Ok(((x / BOUND)?.tanh()? * BOUND)?)
     }
 }
@@ -306,7 +304,6 @@ impl Decoder {
             unfold: Linear::new(&weights.at("unfold"), [w8, GROUP * 4 * w4], 1.0)?,
             // At stride 4 the frames of a group are apart; mixing them is not worth its cost.
             stride4: Stage::new(&weights.at("stride4"), [w4, blocks4], None)?,
-            norm: Norm::new(&weights.at("norm"), w4)?,
             head: Linear::new(&weights.at("head"), [w4, pixels], 0.5)?,
             slots,
         })
@@ -325,7 +322,7 @@ impl Decoder {
         let x = (self.stride8).forward(x, carry.as_deref_mut(), precision)?;
         let x = unfold(&self.unfold.forward(&x, precision)?, GROUP)?;
         let x = self.stride4.forward(x, carry, precision)?;
-        self.head.forward(&self.norm.forward(&x)?, precision)
+        self.head.forward(&x, precision)
     }
 }
 

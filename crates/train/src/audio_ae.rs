@@ -69,6 +69,8 @@ pub struct AudioLoss {
     pub wave: f32,
     /// Highest standard deviation of the noise added to latents; each clip draws one below it.
     pub latent_noise: f64,
+    /// Weight of the latents' mean square, which keeps them from their bounds.
+    pub latent_size: f64,
 }
 
 /// Sounds of one length.
@@ -188,7 +190,8 @@ impl Task for AudioTask {
                 .map(|g| g / clips as f32)
                 .collect(),
         };
-        let spread = f64::from(latents.sqr()?.mean_all()?.to_scalar::<f32>()?).sqrt();
+        let size = latents.sqr()?.mean_all()?;
+        let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
             metrics: metrics([
                 ("loss", graded.value),
@@ -196,7 +199,7 @@ impl Task for AudioTask {
                 ("wave", mean(|j| j.wave)),
                 ("latent_rms", spread),
             ]),
-            total: graded.attach(&predicted)?,
+            total: (graded.attach(&predicted)? + (size * self.recipe.loss.latent_size)?)?,
         })
     }
 
@@ -212,8 +215,8 @@ impl Task for AudioTask {
             }
             if i < HEARD {
                 let name = |what: &str| folder.join(format!("{what}-{i}-{step:06}.wav"));
-                crate::gallop_media::write_audio(&name("decoded"), &back)?;
-                crate::gallop_media::write_audio(&folder.join(format!("original-{i}.wav")), audio)?;
+                gallop_media::write_audio(&name("decoded"), &back)?;
+                gallop_media::write_audio(&folder.join(format!("original-{i}.wav")), audio)?;
             }
         }
         let [stft, log] = sums.map(|sum| sum / self.held_out.len().max(1) as f64);

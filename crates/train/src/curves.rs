@@ -41,7 +41,7 @@ pub fn draw(lines: &[Line], path: &Path) -> Result<()> {
         let corner = [i % COLUMNS * PANEL.width, i / COLUMNS * PANEL.height];
         draw_panel(&mut picture, corner, name, panel);
     }
-    Ok(crate::gallop_media::write_image(path, &picture)?)
+    Ok(gallop_media::write_image(path, &picture)?)
 }
 
 fn draw_panel(picture: &mut Frame, [x, y]: [usize; 2], name: &str, panel: &Panel) {

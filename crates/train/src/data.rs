@@ -49,18 +49,26 @@ pub struct WorldRecipe {
 }
 
 impl WorldRecipe {
+    /// This part of the world, of a split, at the world's own sizes.
+    pub fn config(&self, split: Split) -> WorldConfig {
+        WorldConfig {
+            families: self.families.clone(),
+            looks: self.looks.clone(),
+            split,
+            ..WorldConfig::default()
+        }
+    }
+
     /// Renders one clip of a split.
     ///
     /// # Errors
     /// If a family does not exist.
     pub fn render(&self, what: ClipOf, split: Split) -> Result<Rendered> {
         let config = WorldConfig {
-            families: self.families.clone(),
-            looks: self.looks.clone(),
             sizes: vec![what.size],
             frames: vec![what.frames],
             audio: what.audio,
-            split,
+            ..self.config(split)
         };
         config
             .render(what.seed)
@@ -106,13 +114,14 @@ pub fn cut(frames: &[Frame], crop: PixelSize, rng: &mut Pcg64) -> Vec<Frame> {
     let x = rng.random_range(0..=size.width - width);
     let y = rng.random_range(0..=size.height - height);
     let piece = |frame: &Frame| {
-        let rows = (y..y + height).map(|y| (y * size.width + x) * 3);
+        let mut rgb = Vec::with_capacity(width * height * 3);
+        for y in y..y + height {
+            let at = (y * size.width + x) * 3;
+            rgb.extend_from_slice(&frame.rgb[at..at + width * 3]);
+        }
         Frame {
             size: PixelSize::new(width, height),
-            rgb: rows
-                .flat_map(|at| &frame.rgb[at..at + width * 3])
-                .copied()
-                .collect(),
+            rgb,
         }
     };
     frames.iter().map(piece).collect()

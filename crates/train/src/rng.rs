@@ -6,8 +6,8 @@ use rand_pcg::Pcg64;
 /// What numbers are drawn for; each purpose has a stream of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Initial weights.
-    Weights,
+    /// Clips by number.
+    Clips,
     /// Batches of training data.
     Data,
     /// Noise within a step.

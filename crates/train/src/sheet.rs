@@ -33,7 +33,7 @@ pub fn sheet(rows: &[Vec<&Frame>]) -> Frame {
 /// # Errors
 /// If it cannot be written.
 pub fn write_sheet(path: &Path, rows: &[Vec<&Frame>]) -> Result<()> {
-    Ok(crate::gallop_media::write_image(path, &sheet(rows))?)
+    Ok(gallop_media::write_image(path, &sheet(rows))?)
 }
 
 fn paste(sheet: &mut Frame, frame: &Frame, [x, y]: [usize; 2]) {

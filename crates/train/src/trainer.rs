@@ -72,6 +72,7 @@ pub struct Outcome {
 /// # Errors
 /// If data, tensors or files fail, or the loss is no longer a number.
 pub fn train<T: Task>(task: &mut T, optimiser: &mut Optimiser, run: &Run) -> Result<Outcome> {
+    gallop_kernels::keep_freed_memory();
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(run.recipe.threads)
         .build()

@@ -64,6 +64,8 @@ pub struct VideoLoss {
     pub squared: f32,
     /// Highest standard deviation of the noise added to latents; each clip draws one below it.
     pub latent_noise: f64,
+    /// Weight of the latents' mean square, which keeps them from their bounds.
+    pub latent_size: f64,
 }
 
 /// Pictures as the network reads them: `[B, F, H8, W8, 4*8*8*3]`.
@@ -176,14 +178,15 @@ impl Task for VideoTask {
         let kept: Vec<bool> = (0..frames).map(|t| t % per_clip >= GROUP - 1).collect();
         let judged = [loss.absolute, loss.squared];
         let errors = pixel_errors(&flat(&predicted)?, &flat(&target)?, &kept, judged);
-        let spread = f64::from(latents.sqr()?.mean_all()?.to_scalar::<f32>()?).sqrt();
+        let size = latents.sqr()?.mean_all()?;
+        let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
             metrics: metrics([
                 ("loss", errors.graded.value),
                 ("psnr", 10.0 * (PEAK / errors.mse).log10()),
                 ("latent_rms", spread),
             ]),
-            total: errors.graded.attach(&predicted)?,
+            total: (errors.graded.attach(&predicted)? + (size * loss.latent_size)?)?,
         })
     }
 

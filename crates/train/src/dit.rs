@@ -1,0 +1,299 @@
+//! Training of the transformer: flow matching on video and audio, next token on text.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Tensor};
+use gallop_core::{Cancel, Progress};
+use gallop_diffusion::{SigmaDistribution, flow_matching, next_token};
+use gallop_kernels::Precision;
+use gallop_model::audio_ae::AudioAe;
+use gallop_model::dit::{Batch, Dit, DitConfig, Outputs, Text};
+use gallop_model::tokens::Modality;
+use gallop_model::video_ae::VideoAe;
+use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights, save_weights};
+use gallop_world::{Split, WorldRng, captions};
+use rand::{RngExt, SeedableRng};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::data::WorldRecipe;
+use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
+use crate::dit_sample::sample_sheet;
+use crate::error::{Result, TrainError};
+use crate::export::small;
+use crate::metrics::Metrics;
+use crate::optimiser::Optimiser;
+use crate::recipe::{OptimiserRecipe, RunRecipe};
+use crate::rng::{Purpose, stream};
+use crate::stream::MakeBatch;
+use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
+
+/// Clips whose captions the tokenizer learns from.
+const TOKENIZER_CLIPS: u64 = 3000;
+/// Noise levels that validation looks at, one a clip in turn.
+const LEVELS: [f64; 5] = [0.1, 0.3, 0.5, 0.7, 0.9];
+/// Parts of (0, 1) that losses are logged for.
+const BUCKETS: usize = 4;
+/// Prompts that a sheet shows.
+const SHOWN: usize = 6;
+
+/// Everything about a training of the transformer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitRecipe {
+    /// Folder of `video_ae.safetensors` and `audio_ae.safetensors`.
+    pub autoencoders: PathBuf,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Languages of captions, and how often each is chosen.
+    pub languages: BTreeMap<String, f64>,
+    /// How often the caption is left out, for guidance.
+    pub caption_dropout: f64,
+    /// How often the first latent frame is given.
+    pub first_frame: f64,
+    /// How often the whole clip is given, and its caption is what is learned.
+    pub describe: f64,
+    /// Weight of the audio loss; that of video is 1.
+    pub audio_weight: f64,
+    /// Weight of the next-token loss.
+    pub text_weight: f64,
+    /// How often a clip is used.
+    pub reuse: f64,
+    /// Clips that a batch draws from.
+    pub window: u64,
+    /// Length, threads, intervals.
+    pub run: RunRecipe,
+    /// Learning rates.
+    pub optimiser: OptimiserRecipe,
+    /// Width and depth.
+    pub model: DitSize,
+    /// Noise levels.
+    pub sigma: SigmaDistribution,
+    /// The part of the world it learns from.
+    pub world: WorldRecipe,
+    /// What it sees when.
+    pub stages: Vec<Stage>,
+    /// What it is validated on.
+    pub validation: DitView,
+}
+
+/// The size of a transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitSize {
+    /// D.
+    pub width: usize,
+    /// Layers.
+    pub depth: usize,
+    /// Layers at each end with weights of their own a modality.
+    pub outer: usize,
+}
+
+/// A part of the curriculum.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// The share of the steps after which the next stage begins.
+    pub until: f64,
+    /// What is seen.
+    pub views: Vec<DitView>,
+}
+
+struct DitTask {
+    source: Arc<Source>,
+    dit: Dit,
+    held_out: Vec<EncodedClip>,
+}
+
+/// Trains the transformer in `folder` and leaves `dit.safetensors` and `tokenizer.json` there.
+///
+/// # Errors
+/// If the recipe cannot be followed, or files or tensors fail.
+pub fn train_dit(
+    recipe: &DitRecipe,
+    folder: &Path,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Outcome> {
+    std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
+    let tokenizer = tokenizer(recipe)?;
+    let path = folder.join("tokenizer.json");
+    std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;
+    let size = recipe.model;
+    let config = DitConfig::small(size.width, size.depth, size.outer, tokenizer.vocabulary());
+    let source = Arc::new(source(recipe, config.clone(), tokenizer)?);
+    let vars = Vars::default();
+    let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
+    let mut task = DitTask {
+        dit: Dit::new(&config, &weights)?,
+        held_out: held_out(&source)?,
+        source,
+    };
+    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &[])?;
+    progress.note(&format!("{} weights", optimiser.parameters()));
+    let run = Run {
+        folder: folder.to_path_buf(),
+        recipe: &recipe.run,
+        optimiser: &recipe.optimiser,
+        progress,
+        cancel,
+    };
+    let outcome = train(&mut task, &mut optimiser, &run)?;
+    let json = serde_json::to_string(&config).expect("a configuration is plain data");
+    let about = BTreeMap::from([("config".to_string(), json)]);
+    optimiser.with_ema(|| -> Result<()> {
+        Ok(save_weights(&folder.join("dit.safetensors"), small(&vars)?, &about)?)
+    })?;
+    Ok(outcome)
+}
+
+/// Learns the vocabulary from the captions that training will show.
+fn tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
+    let config = recipe.world.config(Split::Train);
+    let mut texts = Vec::new();
+    for i in 0..TOKENIZER_CLIPS {
+        let seed = stream(recipe.run.seed, Purpose::Clips, i).random();
+        let spec = config.spec(seed).map_err(|e| TrainError::Data(e.to_string()))?;
+        let mut rng = WorldRng::seed_from_u64(seed);
+        let captions = captions(&spec.attributes, Split::Train, &mut rng);
+        let known = captions.into_iter().filter(|c| recipe.languages.contains_key(&c.lang));
+        texts.extend(known.map(|caption| caption.text));
+    }
+    Ok(TextTokenizer::train(texts.into_iter(), recipe.vocabulary)?)
+}
+
+fn source(recipe: &DitRecipe, config: DitConfig, tokenizer: TextTokenizer) -> Result<Source> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(recipe.run.workers)
+        .build()
+        .map_err(|e| TrainError::Setting(format!("workers: {e}")))?;
+    let (video, weights) = open(&recipe.autoencoders.join("video_ae.safetensors"))?;
+    let video_ae = VideoAe::new(&video, &weights, Precision::Bf16)?;
+    let (audio, weights) = open(&recipe.autoencoders.join("audio_ae.safetensors"))?;
+    let audio_ae = AudioAe::new(&audio, &weights, Precision::Bf16)?;
+    Ok(Source {
+        recipe: recipe.clone(),
+        config,
+        video_ae,
+        audio_ae,
+        tokenizer,
+        pool,
+        ready: Mutex::new(HashMap::new()),
+    })
+}
+
+/// An autoencoder's configuration and weights.
+fn open<C: DeserializeOwned>(path: &Path) -> Result<(C, Weights)> {
+    let files = WeightFiles::open(path)?;
+    let config = files.metadata("config").unwrap_or_default();
+    let config = serde_json::from_str(config)
+        .map_err(|e| TrainError::Setting(format!("{}: {e}", path.display())))?;
+    Ok((config, Weights::files(Arc::new(files), &Device::Cpu)))
+}
+
+fn held_out(source: &Source) -> Result<Vec<EncodedClip>> {
+    let view = &source.recipe.validation;
+    (0..view.clips)
+        .map(|i| {
+            let mut rng = stream(source.recipe.run.seed, Purpose::Validation, i as u64);
+            source.encode(view, rng.random(), Split::Heldout)
+        })
+        .collect()
+}
+
+impl Task for DitTask {
+    type Batch = DitBatch;
+
+    fn make_batch(&self) -> MakeBatch<DitBatch> {
+        let source = self.source.clone();
+        Arc::new(move |index| source.batch(index))
+    }
+
+    fn loss(&mut self, batch: DitBatch, _step: u64) -> Result<StepLoss> {
+        let outputs = forward(&self.dit, &batch)?;
+        self.judge(&batch, &outputs)
+    }
+
+    fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
+        let levels: Vec<f64> = LEVELS.iter().copied().cycle().take(self.held_out.len()).collect();
+        let batch = self.source.fixed(&self.held_out, &levels)?;
+        let outputs = forward(&self.dit, &batch)?;
+        let metrics = self.judge(&batch, &outputs)?.metrics;
+        let shown = &self.held_out[..self.held_out.len().min(SHOWN)];
+        let path = folder.join(format!("sheet-{step:06}.png"));
+        sample_sheet(&self.source, &self.dit, shown, &path)?;
+        Ok(metrics)
+    }
+}
+
+fn forward(dit: &Dit, batch: &DitBatch) -> Result<Outputs> {
+    Ok(dit.forward(&Batch {
+        sequence: &batch.sequence,
+        video: batch.video.clone(),
+        audio: batch.audio.clone(),
+        text: batch.ids.clone().map(Text::Ids),
+        predict_text: batch.ids.is_some(),
+    })?)
+}
+
+impl DitTask {
+    fn judge(&self, batch: &DitBatch, outputs: &Outputs) -> Result<StepLoss> {
+        let recipe = &self.source.recipe;
+        let sequence = &batch.sequence;
+        let mut total = Tensor::new(0f32, &Device::Cpu)?;
+        let mut found = Metrics::new();
+        let parts = [
+            (Modality::Video, &outputs.video, &batch.video_target, 1.0),
+            (Modality::Audio, &outputs.audio, &batch.audio_target, recipe.audio_weight),
+        ];
+        for (modality, predicted, target, share) in parts {
+            let (Some(predicted), Some(target)) = (predicted, target) else {
+                continue;
+            };
+            let weight = match modality {
+                Modality::Audio => sequence.audio_weight(&Device::Cpu)?,
+                _ => sequence.video_weight(&Device::Cpu)?,
+            };
+            let loss = flow_matching(predicted, target, &weight)?;
+            found.extend(by_sigma(batch, modality, [predicted, target, &weight])?);
+            total = (total + (loss * share)?)?;
+        }
+        if let (Some(logits), Some(ids)) = (&outputs.text_logits, &batch.ids) {
+            let (next, weight) = sequence.next_text(ids)?;
+            let loss = next_token(logits, &next, &weight)?;
+            found.extend(metrics([("text", f64::from(loss.to_scalar::<f32>()?))]));
+            total = (total + (loss * recipe.text_weight)?)?;
+        }
+        found.extend(metrics([("loss", f64::from(total.to_scalar::<f32>()?))]));
+        Ok(StepLoss {
+            total,
+            metrics: found,
+        })
+    }
+}
+
+/// The mean squared error of a modality, over all and by noise level.
+fn by_sigma(
+    batch: &DitBatch,
+    modality: Modality,
+    [predicted, target, weight]: [&Tensor; 3],
+) -> Result<Metrics> {
+    let errors = (predicted.detach() - target)?.sqr()?.mean(1)?.to_vec1::<f32>()?;
+    let weight = weight.to_vec1::<f32>()?;
+    let name = format!("{modality:?}").to_lowercase();
+    let mut sums: BTreeMap<String, [f64; 2]> = BTreeMap::new();
+    for (i, sigma) in batch.sigmas.iter().enumerate() {
+        let bucket = ((sigma * BUCKETS as f64) as usize).min(BUCKETS - 1);
+        for row in batch.sequence.local_rows(i, modality) {
+            for key in [name.clone(), format!("{name}_{bucket}")] {
+                let sum = sums.entry(key).or_default();
+                sum[0] += f64::from(errors[row] * weight[row]);
+                sum[1] += f64::from(weight[row]);
+            }
+        }
+    }
+    let seen = sums.into_iter().filter(|(_, [_, count])| *count > 0.0);
+    Ok(seen.map(|(key, [sum, count])| (key, sum / count)).collect())
+}

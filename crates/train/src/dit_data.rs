@@ -1,0 +1,267 @@
+//! Batches for the transformer: clips rendered, autoencoded, noised and packed by worker threads.
+//!
+//! Rendering and encoding a clip costs about as much as a step on it, so a clip is used several times,
+//! with new noise and another caption: batch `i` draws its clips from a window of clip numbers that
+//! moves on with `i`. Which clips it draws depends on `i` only; the memory of clips already encoded
+//! is a saving, not a state.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Device, Tensor};
+use gallop_core::{Frame, LatentShape, PixelSize};
+use gallop_diffusion::{add_noise, gaussian, velocity_target};
+use gallop_model::TextTokenizer;
+use gallop_model::audio_ae::AudioAe;
+use gallop_model::dit::DitConfig;
+use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
+use gallop_model::video_ae::VideoAe;
+use gallop_world::{Caption, Split};
+use rand::RngExt;
+use rand_pcg::Pcg64;
+use rayon::ThreadPool;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{ClipOf, choose};
+use crate::dit::DitRecipe;
+use crate::error::Result;
+use crate::rng::{Purpose, stream};
+
+/// One shape of clips.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DitView {
+    /// How often it is chosen, relative to the others of its stage.
+    pub weight: f64,
+    /// Width and height.
+    pub size: [usize; 2],
+    /// Frames, `4k + 1`; a single one is a picture, without sound.
+    pub frames: usize,
+    /// Clips of a batch.
+    pub clips: usize,
+}
+
+/// A clip as the transformer sees it.
+pub(crate) struct EncodedClip {
+    /// `[F, H, W, C]`.
+    pub video: Tensor,
+    /// `[A, C]`; none for a picture.
+    pub audio: Option<Tensor>,
+    pub captions: Vec<Caption>,
+    pub frames: Vec<Frame>,
+}
+
+impl EncodedClip {
+    /// Its latent grid.
+    pub(crate) fn shape(&self) -> Result<LatentShape> {
+        let (frames, height, width, _) = self.video.dims4()?;
+        Ok(LatentShape {
+            frames,
+            height,
+            width,
+            audio: self.audio.as_ref().map_or(Ok(0), |a| a.dim(0))?,
+        })
+    }
+}
+
+/// Numbers of a packed batch, and what the network should say of them.
+pub struct DitBatch {
+    pub(crate) sequence: TokenSequence,
+    pub(crate) video: Option<Tensor>,
+    pub(crate) video_target: Option<Tensor>,
+    pub(crate) audio: Option<Tensor>,
+    pub(crate) audio_target: Option<Tensor>,
+    pub(crate) ids: Option<Tensor>,
+    pub(crate) sigmas: Vec<f64>,
+}
+
+/// One sample before packing.
+struct Piece {
+    spec: SampleSpec,
+    ids: Vec<u32>,
+    /// Noisy latents and velocity, of video and of audio.
+    video: [Tensor; 2],
+    audio: Option<[Tensor; 2]>,
+}
+
+/// Which clip: size, length, number.
+type Key = ([usize; 2], usize, u64);
+
+/// Makes batches; shared by the worker threads.
+pub(crate) struct Source {
+    pub recipe: DitRecipe,
+    pub config: DitConfig,
+    pub video_ae: VideoAe,
+    pub audio_ae: AudioAe,
+    pub tokenizer: TextTokenizer,
+    pub pool: ThreadPool,
+    pub ready: Mutex<HashMap<Key, Arc<EncodedClip>>>,
+}
+
+impl Source {
+    /// Batch `index`.
+    pub(crate) fn batch(&self, index: u64) -> Result<DitBatch> {
+        let mut rng = stream(self.recipe.run.seed, Purpose::Data, index);
+        let view = self.view(index, &mut rng)?;
+        let clips = (0..view.clips)
+            .map(|_| self.draw(view, index, &mut rng))
+            .collect::<Result<Vec<_>>>()?;
+        let mut noise = stream(self.recipe.run.seed, Purpose::Noise, index);
+        let sigmas = self.recipe.sigma.stratified(clips.len(), &mut noise);
+        let pieces = (clips.iter().zip(&sigmas))
+            .map(|(clip, &sigma)| self.piece(clip, sigma, &mut noise))
+            .collect::<Result<Vec<_>>>()?;
+        self.pack(pieces, sigmas)
+    }
+
+    fn view(&self, index: u64, rng: &mut Pcg64) -> Result<&DitView> {
+        let done = index as f64 / self.recipe.run.steps.max(1) as f64;
+        let stages = &self.recipe.stages;
+        let stage = stages.iter().find(|stage| done < stage.until);
+        let views = &stage.or(stages.last()).map_or(&[][..], |stage| &stage.views);
+        let weights: Vec<f64> = views.iter().map(|view| view.weight).collect();
+        Ok(&views[choose(&weights, rng)?])
+    }
+
+    /// One of the clips that batch `index` may use.
+    fn draw(&self, view: &DitView, index: u64, rng: &mut Pcg64) -> Result<Arc<EncodedClip>> {
+        let window = self.recipe.window.max(1);
+        let first = (index as f64 * view.clips as f64 / self.recipe.reuse.max(1.0)) as u64;
+        let number = first + rng.random_range(0..window);
+        let key = (view.size, view.frames, number);
+        if let Some(clip) = self.lock().get(&key) {
+            return Ok(clip.clone());
+        }
+        let seed = stream(self.recipe.run.seed, Purpose::Clips, number).random();
+        let mut clip = self.encode(view, seed, Split::Train)?;
+        clip.frames.clear();
+        let clip = Arc::new(clip);
+        let mut ready = self.lock();
+        let gone = |(size, frames, number): &Key| {
+            *size == view.size && *frames == view.frames && *number < first
+        };
+        ready.retain(|key, _| !gone(key));
+        ready.insert(key, clip.clone());
+        Ok(clip)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<EncodedClip>>> {
+        // Another thread's panic cannot leave the map half changed.
+        self.ready.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Renders and encodes a clip.
+    pub(crate) fn encode(&self, view: &DitView, seed: u64, split: Split) -> Result<EncodedClip> {
+        let what = ClipOf {
+            seed,
+            size: PixelSize::new(view.size[0], view.size[1]),
+            frames: view.frames,
+            audio: view.frames > 1,
+        };
+        let rendered = self.recipe.world.render(what, split)?;
+        let languages = &self.recipe.languages;
+        let known = |caption: &Caption| languages.contains_key(&caption.lang);
+        let clip = rendered.clip;
+        self.pool.install(|| {
+            let audio = clip.audio.as_ref().map(|audio| self.audio_ae.encode(audio));
+            Ok(EncodedClip {
+                video: self.video_ae.encode(&clip.frames)?.detach(),
+                audio: audio.transpose()?.map(|audio| audio.detach()),
+                captions: rendered.captions.into_iter().filter(known).collect(),
+                frames: clip.frames,
+            })
+        })
+    }
+
+    /// The ids of one of a clip's captions; none now and then, for guidance.
+    fn caption(&self, clip: &EncodedClip, rng: &mut Pcg64) -> Result<Vec<u32>> {
+        if rng.random::<f64>() < self.recipe.caption_dropout {
+            return Ok(Vec::new());
+        }
+        let weight = |caption: &Caption| self.recipe.languages.get(&caption.lang).copied();
+        let weights: Vec<f64> = clip.captions.iter().map(|c| weight(c).unwrap_or(0.0)).collect();
+        let caption = &clip.captions[choose(&weights, rng)?];
+        Ok(self.tokenizer.encode(&caption.text)?)
+    }
+
+    fn task(&self, shape: LatentShape, rng: &mut Pcg64) -> Task {
+        let [first, describe] = [self.recipe.first_frame, self.recipe.describe];
+        match rng.random::<f64>() {
+            u if u < describe => Task::Describe,
+            u if u < describe + first && shape.frames > 1 => Task::FirstFrames(1),
+            _ => Task::TextToClip,
+        }
+    }
+
+    fn piece(&self, clip: &EncodedClip, sigma: f64, rng: &mut Pcg64) -> Result<Piece> {
+        let shape = clip.shape()?;
+        let task = self.task(shape, rng);
+        let ids = self.caption(clip, rng)?;
+        self.noised(clip, task, ids, (sigma, rng))
+    }
+
+    /// A clip at a noise level, its given latents as they are.
+    fn noised(
+        &self,
+        clip: &EncodedClip,
+        task: Task,
+        ids: Vec<u32>,
+        (sigma, rng): (f64, &mut Pcg64),
+    ) -> Result<Piece> {
+        let spec = SampleSpec::new(task, clip.shape()?, ids.len());
+        let mut mix = |x0: &Tensor, given: &dyn Fn(usize) -> bool| -> Result<[Tensor; 2]> {
+            let noise = gaussian(rng, x0.shape(), x0.device())?;
+            let noisy = add_noise(x0, &noise, sigma)?;
+            let steps = (0..x0.dim(0)?)
+                .map(|t| (if given(t) { x0 } else { &noisy }).narrow(0, t, 1))
+                .collect::<candle_core::Result<Vec<_>>>()?;
+            Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
+        };
+        let video = mix(&clip.video, &|t| spec.is_frame_given(t))?;
+        let audio = (clip.audio.as_ref()).map(|audio| mix(audio, &|t| spec.is_audio_given(t)));
+        Ok(Piece {
+            audio: audio.transpose()?,
+            video,
+            ids,
+            spec,
+        })
+    }
+
+    /// Clips under their first caption at fixed noise levels, for validation.
+    pub(crate) fn fixed(&self, clips: &[EncodedClip], sigmas: &[f64]) -> Result<DitBatch> {
+        let mut rng = stream(self.recipe.run.seed, Purpose::Validation, u64::MAX);
+        let pieces = (clips.iter().zip(sigmas))
+            .map(|(clip, &sigma)| {
+                let ids = self.prompt(clip)?;
+                self.noised(clip, Task::TextToClip, ids, (sigma, &mut rng))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.pack(pieces, sigmas[..clips.len()].to_vec())
+    }
+
+    /// The ids of a clip's first caption.
+    pub(crate) fn prompt(&self, clip: &EncodedClip) -> Result<Vec<u32>> {
+        let text = clip.captions.first().map_or("", |caption| &caption.text);
+        Ok(self.tokenizer.encode(text)?)
+    }
+
+    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<f64>) -> Result<DitBatch> {
+        let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
+        let sequence = TokenSequence::new(&self.config, &specs, &Device::Cpu)?;
+        let video = |k: usize| -> Vec<Tensor> { pieces.iter().map(|p| p.video[k].clone()).collect() };
+        let audio = |k: usize| -> Vec<Tensor> {
+            let audio = pieces.iter().filter_map(|p| p.audio.as_ref());
+            audio.map(|audio| audio[k].clone()).collect()
+        };
+        let ids: Vec<u32> = pieces.iter().flat_map(|piece| &piece.ids).copied().collect();
+        Ok(DitBatch {
+            video: sequence.video_tokens(&video(0))?,
+            video_target: sequence.video_targets(&video(1))?,
+            audio: sequence.pack(Modality::Audio, &audio(0))?,
+            audio_target: sequence.pack(Modality::Audio, &audio(1))?,
+            ids: (!ids.is_empty()).then(|| Tensor::new(ids, &Device::Cpu)).transpose()?,
+            sequence,
+            sigmas,
+        })
+    }
+}
