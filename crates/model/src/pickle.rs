@@ -6,6 +6,7 @@
 
 mod machine;
 mod value;
+mod writer;
 mod zip;
 
 use std::{
@@ -21,6 +22,7 @@ use memmap2::Mmap;
 use thiserror::Error;
 pub use value::Element;
 use value::{Strided, Value};
+pub use writer::{PickleTensor, write_pickle};
 
 /// Why a pickle was not read.
 #[derive(Debug, Error)]

@@ -7,6 +7,7 @@ use std::{
 
 use super::error::Result;
 use crate::{
+    dit::DitConfig,
     error::ModelError,
     pickle::{Element, PickleFile},
     weights::WeightFiles,
@@ -222,6 +223,21 @@ impl PublicModel {
             part.origin()
         );
         ModelError::format(&self.folder, why)
+    }
+
+    /// The configuration of one of the four transformers: what its files say, or the public one's.
+    ///
+    /// # Errors
+    /// When the configuration is not possible.
+    pub fn transformer_config(&self, part: Part, files: &WeightFiles) -> Result<DitConfig> {
+        if files.metadata(DitConfig::METADATA_KEY).is_some() {
+            return Ok(DitConfig::of_files(files)?);
+        }
+        Ok(match part {
+            Part::Super540p => DitConfig::horse_15b_540p(),
+            Part::Super1080p => DitConfig::horse_15b_1080p(),
+            _ => DitConfig::horse_15b(),
+        })
     }
 
     /// The state of every part.

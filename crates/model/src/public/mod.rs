@@ -3,9 +3,11 @@
 
 mod error;
 mod folder;
+mod init;
 mod layers;
 pub mod manifest;
 pub mod oobleck;
+mod preset;
 pub mod resample;
 pub mod source;
 mod stages;
@@ -15,4 +17,6 @@ pub mod wan_vae;
 
 pub use error::{PublicError, Result};
 pub use folder::{Inventory, Part, PartState, PublicModel};
+pub use init::write_random_part;
+pub use preset::Preset;
 pub use stages::TextStage;

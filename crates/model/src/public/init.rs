@@ -1,0 +1,123 @@
+//! Writes a model of random weights in the public layout, so that size, memory and speed can be tried
+//! without the public files. Streams: a part of any size is written in little memory.
+
+mod random;
+mod shards;
+
+use std::{fs, path::Path};
+
+use candle_core::DType;
+use random::bytes;
+use shards::write_shards;
+
+use super::{
+    error::Result,
+    folder::{
+        AUDIO_CONFIG, AUDIO_WEIGHTS, FAST_DECODER_CONFIG, FAST_DECODER_WEIGHTS, Part, VIDEO_WEIGHTS,
+    },
+    manifest::TensorSpec,
+    preset::Preset,
+};
+use crate::{
+    error::ModelError,
+    pickle::{Element, PickleTensor, write_pickle},
+};
+
+/// The bytes of a shard, about.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Writes one part of a random model into its folder under `folder`. The same seed gives the same
+/// numbers. `progress` hears of the bytes written.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write_random_part(
+    folder: &Path,
+    preset: &Preset,
+    part: Part,
+    seed: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let folder = folder.join(part.folder());
+    fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
+    let specs = preset.tensors(part)?;
+    let text = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(ModelError::io(&path))
+    };
+    match part {
+        Part::FastDecoder => {
+            text(FAST_DECODER_CONFIG, &preset.fast)?;
+            let path = folder.join(FAST_DECODER_WEIGHTS);
+            pickle(&path, Some("ema_state_dict"), &specs, seed, progress)
+        }
+        Part::VideoAutoencoder => pickle(&folder.join(VIDEO_WEIGHTS), None, &specs, seed, progress),
+        Part::AudioAutoencoder => {
+            text(AUDIO_CONFIG, &preset.audio)?;
+            let file = folder.join(AUDIO_WEIGHTS);
+            shards::write_file(&file, &specs, None, seed, progress)
+        }
+        Part::TextEncoder => {
+            text("config.json", &preset.text)?;
+            text("tokenizer.json", &byte_tokenizer().to_string())?;
+            write_shards(&folder, &specs, None, seed, progress)
+        }
+        _ => {
+            let about = preset.transformer_of(part).metadata();
+            write_shards(&folder, &specs, Some(about), seed, progress)
+        }
+    }
+}
+
+fn pickle(
+    path: &Path,
+    key: Option<&str>,
+    specs: &[TensorSpec],
+    seed: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let tensors: Vec<PickleTensor> = specs
+        .iter()
+        .map(|spec| PickleTensor {
+            name: spec.name.clone(),
+            element: match spec.dtype {
+                DType::BF16 => Element::BF16,
+                _ => Element::F32,
+            },
+            shape: spec.shape.clone(),
+        })
+        .collect();
+    write_pickle(path, key, &tensors, |index| {
+        let numbers = bytes(&specs[index], seed);
+        progress(numbers.len() as u64);
+        numbers
+    })?;
+    Ok(())
+}
+
+/// A tokenizer of bytes, with the special tokens of Gemma's, for text encoders of random weights.
+fn byte_tokenizer() -> serde_json::Value {
+    let specials = ["<pad>", "<eos>", "<bos>", "<unk>"];
+    let mut vocabulary = serde_json::Map::new();
+    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
+    let names = specials.iter().map(|name| name.to_string());
+    for (id, name) in names.chain(bytes).enumerate() {
+        vocabulary.insert(name, id.into());
+    }
+    let added = specials.iter().enumerate().map(|(id, name)| {
+        serde_json::json!({
+            "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true
+        })
+    });
+    serde_json::json!({
+        "version": "1.0",
+        "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+        "decoder": {"type": "ByteFallback"},
+        "model": {
+            "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+            "vocab": vocabulary, "merges": []
+        }
+    })
+}
