@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::{Kernel, Packed, Precision, Side};
+use crate::memory::{filled, zeros};
 use crate::segments::Segments;
 use crate::storage::{data, floats, with_data, with_floats};
 
@@ -95,25 +96,33 @@ impl Linear {
         weights: impl Fn(usize) -> Operand<'a>,
     ) -> Vec<f32> {
         let kernel = Kernel::new(self.precision);
-        let mut y = vec![0.0; x.len() / width.max(1) * output];
         let packed: Vec<Option<Packed>> = (0..self.segments.groups())
             .map(|g| {
                 self.shared(g)
                     .then(|| Packed::whole(kernel, Side::Right, &weights(g)))
             })
             .collect();
-        let products: Vec<Product> = (self.segments.parts().iter())
-            .map(|(rows, group)| Product {
-                a: Operand::by_rows(rows_of(x, rows.start, rows.len(), width)),
-                b: weights(*group),
-                packed: packed[*group].as_ref(),
-                c: y[rows.start * output..].as_mut_ptr(),
-                ldc: output,
-                bias: bias(*group),
-            })
-            .collect();
-        // SAFETY: segments are disjoint rows of y.
-        unsafe { run(kernel, &products) };
+        let fill = |y: &mut [f32]| {
+            let products: Vec<Product> = (self.segments.parts().iter())
+                .map(|(rows, group)| Product {
+                    a: Operand::by_rows(rows_of(x, rows.start, rows.len(), width)),
+                    b: weights(*group),
+                    packed: packed[*group].as_ref(),
+                    c: y[rows.start * output..].as_mut_ptr(),
+                    ldc: output,
+                    bias: bias(*group),
+                })
+                .collect();
+            // SAFETY: segments are disjoint rows of y.
+            unsafe { run(kernel, &products) };
+        };
+        let rows = x.len() / width.max(1);
+        if self.segments.covers(rows) {
+            // SAFETY: every row is in a segment.
+            return unsafe { filled(rows * output, fill) };
+        }
+        let mut y = zeros(rows * output);
+        fill(&mut y);
         y
     }
 
@@ -125,7 +134,7 @@ impl Linear {
     /// dW = dY^T X, summed over all ranges of each group.
     fn grad_w(&self, x: &[f32], grad: &[f32], e: Extents) -> Vec<f32> {
         let groups = self.segments.groups();
-        let mut dw = vec![0.0; groups * e.output * e.input];
+        let mut dw = zeros(groups * e.output * e.input);
         let lists = self.rows_by_group();
         let products: Vec<Product> = (lists.iter().zip(dw.chunks_mut(e.output * e.input)))
             .map(|(list, dw)| Product {

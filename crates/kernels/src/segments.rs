@@ -67,6 +67,17 @@ impl Segments {
         self.parts.last().map_or(0, |(rows, _)| rows.end)
     }
 
+    /// Whether each of so many rows lies in a range.
+    pub fn covers(&self, rows: usize) -> bool {
+        self.end() == rows
+            && self
+                .parts
+                .iter()
+                .map(|(range, _)| range.len())
+                .sum::<usize>()
+                == rows
+    }
+
     /// The ranges of one group, in the order of the rows.
     pub fn of_group(&self, group: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         self.parts
@@ -85,6 +96,7 @@ mod tests {
         let s = Segments::new(vec![(5..9, 1), (3..3, 4), (0..5, 0)]).unwrap();
         assert_eq!(s.parts(), &[(0..5, 0), (5..9, 1)]);
         assert_eq!((s.groups(), s.end()), (2, 9));
+        assert!(s.covers(9) && !s.covers(10));
         assert_eq!(s.of_group(1).collect::<Vec<_>>(), vec![5..9]);
     }
 

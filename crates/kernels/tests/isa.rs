@@ -28,10 +28,21 @@ fn under_each<T>(f: impl Fn() -> T) -> Vec<(Isa, T)> {
 
 /// The output and all gradients of `f`.
 fn with_gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f64>> {
-    let vars: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
-    let y = f(&vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>());
+    let vars: Vec<Var> = inputs
+        .iter()
+        .map(|t| Var::from_tensor(t).unwrap())
+        .collect();
+    let y = f(&vars
+        .iter()
+        .map(|v| v.as_tensor().clone())
+        .collect::<Vec<_>>());
     let weight = uniform(&mut rng(1), y.dims());
-    let grads = (&y * weight).unwrap().sum_all().unwrap().backward().unwrap();
+    let grads = (&y * weight)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
     let mut all = vec![values(&y)];
     all.extend(vars.iter().map(|v| values(grads.get(v).unwrap())));
     all
@@ -106,12 +117,28 @@ fn long_sums_are_split_and_large_weights_packed_once() {
     let inputs = [[20_000, 40], [72, 40]].map(|s| uniform(&mut rng, &s));
     all_equal(&under_each(|| {
         with_gradients(&inputs, |t| {
-            linear(&t[0], &t[1], None, &Segments::single(20_000), Precision::Bf16).unwrap()
+            linear(
+                &t[0],
+                &t[1],
+                None,
+                &Segments::single(20_000),
+                Precision::Bf16,
+            )
+            .unwrap()
         })
     }));
     let inputs = [vec![2, 9, 20, 21, 48], vec![96, 3, 3, 3, 48]].map(|s| uniform(&mut rng, &s));
     all_equal(&under_each(|| {
-        with_gradients(&inputs, |t| conv(&t[0], &t[1], None, &ConvSpec::same(&[3, 3, 3]), Precision::Bf16).unwrap())
+        with_gradients(&inputs, |t| {
+            conv(
+                &t[0],
+                &t[1],
+                None,
+                &ConvSpec::same(&[3, 3, 3]),
+                Precision::Bf16,
+            )
+            .unwrap()
+        })
     }));
 }
 
@@ -119,6 +146,9 @@ fn long_sums_are_split_and_large_weights_packed_once() {
 fn the_choice_has_a_name() {
     for (isa, name) in under_each(describe) {
         assert!(!name.is_empty());
-        assert!(isa != Isa::Amx || name == "AMX BF16", "AMX failed its check on this processor");
+        assert!(
+            isa != Isa::Amx || name == "AMX BF16",
+            "AMX failed its check on this processor"
+        );
     }
 }

@@ -11,6 +11,7 @@ use crate::gemm::Kernel;
 use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::windows::{Axis, DIMS, Windows};
+use crate::memory::zeros;
 
 /// The positions of one phase of one dimension, and the taps that reach them.
 struct AxisPhase {
@@ -59,7 +60,7 @@ impl Conv {
             Padding::Replicate => (0, d.padded()),
         });
         let sizes = extent.map(|(from, to)| to - from);
-        let mut dx = vec![0.0; g.batch * sizes.iter().product::<usize>() * g.input];
+        let mut dx = zeros(g.batch * sizes.iter().product::<usize>() * g.input);
         let phases: [Vec<AxisPhase>; DIMS] =
             std::array::from_fn(|d| AxisPhase::all(&g.dims[d], extent[d].0, extent[d].1));
         for p0 in &phases[0] {
@@ -95,7 +96,7 @@ impl Conv {
         let mut part = if whole {
             Vec::new()
         } else {
-            vec![0.0; rows * g.input]
+            zeros(rows * g.input)
         };
         let target: &mut [f32] = if whole { dx } else { &mut part };
         let lists: Vec<Vec<u32>> = (0..g.groups)
@@ -108,6 +109,7 @@ impl Conv {
                     rows: Rows::Windows {
                         windows: &windows,
                         start: group * g.output_width(),
+                        whole: g.groups == 1,
                     },
                     count: rows,
                     taps: taps.len(),
@@ -220,7 +222,7 @@ fn scatter(
 
 /// Adds the gradients of replicated positions to those of the positions that they repeat.
 pub fn fold_borders(g: &Geometry, padded: &[f32], sizes: [usize; DIMS]) -> Vec<f32> {
-    let mut dx = vec![0.0; g.input_rows() * g.input];
+    let mut dx = zeros(g.input_rows() * g.input);
     let [_, h, w] = g.input_sizes();
     // The padded positions that repeat input position i of dimension d.
     let sources = |d: usize, i: usize| {

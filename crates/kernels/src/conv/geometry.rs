@@ -160,6 +160,7 @@ impl Geometry {
             rows: Rows::Windows {
                 windows,
                 start: group * self.input_width(),
+                whole: self.groups == 1,
             },
             count: self.output_rows(),
             taps: self.taps(),

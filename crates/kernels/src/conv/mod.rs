@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Source};
 use crate::gemm::{Kernel, Precision};
+use crate::memory::filled;
 use crate::storage::{data, floats, with_data, with_floats};
 use geometry::Geometry;
 
@@ -130,26 +131,26 @@ struct Conv {
 impl Conv {
     fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>) -> Vec<f32> {
         let g = &self.geometry;
-        let mut y = vec![0.0; g.output_rows() * g.output];
         if g.depthwise() {
-            depthwise::forward(g, x, w, bias, &mut y);
-            return y;
+            return depthwise::forward(g, x, w, bias);
         }
-        let windows = g.windows();
-        let width = g.output_width();
-        let products: Vec<Product> = (0..g.groups)
-            .map(|group| Product {
-                a: Operand::by_rows(g.window_source(x, &windows, group)),
-                b: Operand::by_rows(self.weights(w, group)),
-                c: y[group * width..].as_mut_ptr(),
-                ldc: g.output,
-                bias: bias.map(|b| &b[group * width..][..width]),
-                packed: None,
-            })
-            .collect();
-        // SAFETY: each group writes its own columns of y.
-        unsafe { run(Kernel::new(self.precision), &products) };
-        y
+        let (windows, width) = (g.windows(), g.output_width());
+        let fill = |y: &mut [f32]| {
+            let products: Vec<Product> = (0..g.groups)
+                .map(|group| Product {
+                    a: Operand::by_rows(g.window_source(x, &windows, group)),
+                    b: Operand::by_rows(self.weights(w, group)),
+                    packed: None,
+                    c: y[group * width..].as_mut_ptr(),
+                    ldc: g.output,
+                    bias: bias.map(|b| &b[group * width..][..width]),
+                })
+                .collect();
+            // SAFETY: each group writes its own columns of y.
+            unsafe { run(Kernel::new(self.precision), &products) };
+        };
+        // SAFETY: the groups' columns are all there are.
+        unsafe { filled(g.output_rows() * g.output, fill) }
     }
 
     /// The weights of a group, one row an output.

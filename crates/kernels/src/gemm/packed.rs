@@ -184,7 +184,9 @@ impl Packed {
         self.dense.resize(rows.len() * width, 0.0);
         let precision = self.kernel.precision();
         let copy = |(i, out): (usize, &mut [f32])| {
-            operand.source.copy_row(rows.start + i, cols.clone(), out);
+            operand
+                .source
+                .copy_row(&operand.source.at(rows.start + i), cols.clone(), out);
             if precision == Precision::Bf16 {
                 dense::round_to_bf16(out);
             }

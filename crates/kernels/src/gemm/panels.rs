@@ -12,7 +12,7 @@ use std::mem::transmute;
 use std::ops::Range;
 
 use super::kernel::Side;
-use super::source::{Data, Depth, Operand, Source};
+use super::source::{Cursor, Data, Depth, Operand, Source};
 
 /// 32 bf16 numbers, as bits.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +79,9 @@ pub unsafe fn fill(
 ) {
     assert!(out.len() >= items.len().div_ceil(panels.items) * panels.lines());
     debug_assert!(depth.len() <= panels.blocks * LINE);
+    if items.is_empty() || depth.is_empty() {
+        return;
+    }
     let source = &operand.source;
     // SAFETY: the features are enabled here, and the writes stay within the panels.
     unsafe {
@@ -113,19 +116,21 @@ unsafe fn left_rows(
     panels: Panels,
     (out, scratch): (&mut [Line], &mut Scratch),
 ) {
-    for (i, row) in items.enumerate() {
+    let mut row = source.at(items.start);
+    for i in 0..items.len() {
         let at = i / panels.items * panels.lines() + i % panels.items;
         // SAFETY: line `at + b * items` is that of item i and block b.
         unsafe {
             let to = out.as_mut_ptr().add(at);
             row_lines(
                 source,
-                row,
+                &row,
                 depth.clone(),
                 (to, panels.items),
                 &mut scratch.floats,
             );
         }
+        source.step(&mut row);
     }
 }
 
@@ -141,14 +146,18 @@ unsafe fn blocks(
 ) {
     let Scratch { lines, floats } = scratch;
     lines.resize(LINE * WIDE, Line::ZERO);
+    let mut next = source.at(rows.start);
     for r in rows.clone().step_by(LINE) {
+        let first = next;
         for c in cols.clone().step_by(LINE * WIDE) {
             let width = c..(c + LINE * WIDE).min(cols.end);
+            next = first;
             for i in 0..LINE {
                 let to = lines[i * WIDE..].as_mut_ptr();
                 if r + i < rows.end {
                     // SAFETY: a row has WIDE lines.
-                    unsafe { row_lines(source, r + i, width.clone(), (to, 1), floats) };
+                    unsafe { row_lines(source, &next, width.clone(), (to, 1), floats) };
+                    source.step(&mut next);
                 } else {
                     lines[i * WIDE..(i + 1) * WIDE].fill(Line::ZERO);
                 }
@@ -246,7 +255,7 @@ unsafe fn left_by_columns(
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
 unsafe fn row_lines(
     source: &Source,
-    row: usize,
+    row: &Cursor,
     cols: Range<usize>,
     (out, stride): (*mut Line, usize),
     floats: &mut Vec<f32>,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::windows::Windows;
+use super::windows::{Place, Windows};
 
 /// Numbers as they are stored.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,16 @@ pub enum Rows<'a> {
         windows: &'a Windows,
         /// The first channel.
         start: usize,
+        /// Whether a piece is all the channels of a position.
+        whole: bool,
     },
+}
+
+/// One row of a source.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    row: usize,
+    place: Place,
 }
 
 /// A matrix whose rows are made of `taps` contiguous pieces of `width` numbers.
@@ -74,12 +83,31 @@ impl<'a> Source<'a> {
         self.taps * self.width
     }
 
-    /// Calls `piece(at, offset, len)` for the pieces of `row` that overlap `cols`: `len` numbers that
+    /// A place to read rows from, one after the other.
+    #[inline]
+    pub fn at(&self, row: usize) -> Cursor {
+        let place = match self.rows {
+            Rows::Windows { windows, .. } => windows.locate(row),
+            _ => Place::default(),
+        };
+        Cursor { row, place }
+    }
+
+    /// Moves to the next row.
+    #[inline]
+    pub fn step(&self, cursor: &mut Cursor) {
+        cursor.row += 1;
+        if let Rows::Windows { windows, .. } = self.rows {
+            windows.step(&mut cursor.place);
+        }
+    }
+
+    /// Calls `piece(at, offset, len)` for the pieces of a row that overlap `cols`: `len` numbers that
     /// belong at `at` (counted from `cols.start`) and lie at `offset` in the data, or are zero if `None`.
     #[inline]
     pub fn pieces(
         &self,
-        row: usize,
+        Cursor { row, place }: &Cursor,
         cols: Range<usize>,
         mut piece: impl FnMut(usize, Option<usize>, usize),
     ) {
@@ -90,17 +118,22 @@ impl<'a> Source<'a> {
             Rows::Listed { list, stride } => {
                 piece(
                     0,
-                    Some(list[row] as usize * stride + cols.start),
+                    Some(list[*row] as usize * stride + cols.start),
                     cols.len(),
                 );
             }
-            Rows::Windows { windows, start } => {
-                let place = windows.locate(row);
+            Rows::Windows {
+                windows,
+                start,
+                whole,
+            } => {
+                // Taps that are adjacent in memory make one piece, if the group has all the channels.
+                let unit = if whole { windows.run(place) } else { 1 };
                 let mut at = cols.start;
                 while at < cols.end {
-                    let (tap, within) = (at / self.width, at % self.width);
-                    let len = (self.width - within).min(cols.end - at);
-                    let offset = windows.offset(&place, tap).map(|o| o + start + within);
+                    let (tap, within) = (at / (self.width * unit) * unit, at % (self.width * unit));
+                    let len = (self.width * unit - within).min(cols.end - at);
+                    let offset = windows.offset(place, tap).map(|o| o + start + within);
                     piece(at - cols.start, offset, len);
                     at += len;
                 }
@@ -109,20 +142,30 @@ impl<'a> Source<'a> {
     }
 
     /// Copies `cols` of one row into `out`, as f32.
-    pub fn copy_row(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+    #[inline]
+    pub fn copy_row(&self, row: &Cursor, cols: Range<usize>, out: &mut [f32]) {
         let data = self.data;
-        self.pieces(row, cols, |at, offset, len| {
-            let out = &mut out[at..at + len];
-            match (offset, data) {
-                (None, _) => out.fill(0.0),
-                (Some(o), Data::F32(d)) => out.copy_from_slice(&d[o..o + len]),
-                (Some(o), Data::Bf16(d)) => {
-                    out.iter_mut()
-                        .zip(&d[o..o + len])
-                        .for_each(|(to, from)| *to = from.to_f32());
-                }
+        self.pieces(row, cols, |at, offset, len| match (offset, data) {
+            (None, _) => out[at..at + len].fill(0.0),
+            (Some(o), Data::F32(d)) => copy_piece(&d[o..], &mut out[at..], len),
+            (Some(o), Data::Bf16(d)) => {
+                let out = &mut out[at..at + len];
+                out.iter_mut()
+                    .zip(&d[o..o + len])
+                    .for_each(|(to, from)| *to = from.to_f32());
             }
         });
+    }
+}
+
+/// Copies `len` numbers. Where there is room it copies a fixed number of them instead, which is much faster for
+/// small pieces; what is written beyond `len` is overwritten by the next piece, since pieces come in order.
+#[inline]
+fn copy_piece(from: &[f32], to: &mut [f32], len: usize) {
+    const SMALL: usize = 16;
+    match (from.first_chunk::<SMALL>(), to.first_chunk_mut::<SMALL>()) {
+        (Some(from), Some(to)) if len <= SMALL => *to = *from,
+        _ => to[..len].copy_from_slice(&from[..len]),
     }
 }
 

@@ -1,0 +1,164 @@
+//! What is timed. The names are those of `compare.py`.
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, Var};
+use gallop_kernels::{ConvSpec, Precision, Segments, conv, linear};
+use rand::{RngExt, SeedableRng};
+
+/// One thing to time.
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// Floating point operations a call.
+    pub flop: f64,
+    /// Makes the inputs, and gives what is to be called.
+    pub prepare: Box<dyn Fn() -> Box<dyn FnMut()>>,
+}
+
+/// Every case.
+pub fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, input, output) in [(4096, 512, 2048), (4096, 1536, 4096)] {
+        let flop = 2.0 * (rows * input * output) as f64;
+        let shapes = vec![vec![rows, input], vec![output, input]];
+        let f = move |t: &[Tensor]| {
+            linear(&t[0], &t[1], None, &Segments::single(rows), Precision::Bf16)
+        };
+        both(
+            &mut cases,
+            &format!("linear {rows}x{input}x{output}"),
+            flop,
+            shapes,
+            f,
+        );
+    }
+    let images = [
+        (
+            "conv3d 64->64 3x3x3 8x64x64",
+            vec![1, 8, 64, 64, 64],
+            vec![64, 3, 3, 3, 64],
+        ),
+        (
+            "conv2d 128->128 3x3 32x32x32",
+            vec![32, 32, 32, 128],
+            vec![128, 3, 3, 128],
+        ),
+        (
+            "conv2d 3->64 3x3 16x128x128",
+            vec![16, 128, 128, 3],
+            vec![64, 3, 3, 3],
+        ),
+        (
+            "conv2d 64->3 3x3 16x128x128",
+            vec![16, 128, 128, 64],
+            vec![3, 3, 3, 64],
+        ),
+        (
+            "conv2d 256->256 3x3 32x16x16",
+            vec![32, 16, 16, 256],
+            vec![256, 3, 3, 256],
+        ),
+    ];
+    for (name, x, w) in images {
+        let spec = ConvSpec::same(&w[1..w.len() - 1]);
+        let positions: usize = x[..x.len() - 1].iter().product();
+        let flop = 2.0 * (positions * w.iter().product::<usize>()) as f64;
+        both(&mut cases, name, flop, vec![x, w], move |t| {
+            conv(&t[0], &t[1], None, &spec, Precision::Bf16)
+        });
+    }
+    let x = vec![16, 64, 64, 128];
+    let spec = ConvSpec {
+        stride: vec![2, 2],
+        ..ConvSpec::same(&[3, 3])
+    };
+    let flop = 2.0 * (16_usize * 32 * 32 * 9 * 128 * 128) as f64;
+    both(
+        &mut cases,
+        "conv2d 128->128 3x3/2 16x64x64",
+        flop,
+        vec![x, vec![128, 3, 3, 128]],
+        move |t| conv(&t[0], &t[1], None, &spec, Precision::Bf16),
+    );
+    let spec = ConvSpec {
+        groups: 256,
+        ..ConvSpec::same(&[7])
+    };
+    let flop = 2.0 * (16 * 2048 * 256 * 7) as f64;
+    both(
+        &mut cases,
+        "conv1d depthwise 256 7 16x2048",
+        flop,
+        vec![vec![16, 2048, 256], vec![256, 7, 1]],
+        move |t| conv(&t[0], &t[1], None, &spec, Precision::F32),
+    );
+    cases
+}
+
+/// A loss whose gradient is the given tensor, at no cost.
+struct GradientIs(Tensor);
+
+impl CustomOp1 for GradientIs {
+    fn name(&self) -> &'static str {
+        "gradient-is"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+/// Uniform numbers in -1..1.
+fn random(shape: &[usize]) -> Tensor {
+    let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(7);
+    let numbers: Vec<f32> = (0..shape.iter().product::<usize>())
+        .map(|_| rng.random_range(-1.0..1.0))
+        .collect();
+    Tensor::from_vec(numbers, shape, &Device::Cpu).expect("as many numbers as the shape says")
+}
+
+/// Adds `f` forward, and forward and backward for all its inputs (three times the operations).
+fn both(
+    cases: &mut Vec<Case>,
+    name: &str,
+    flop: f64,
+    shapes: Vec<Vec<usize>>,
+    f: impl Fn(&[Tensor]) -> Result<Tensor> + Clone + 'static,
+) {
+    let (forward, inputs) = (f.clone(), shapes.clone());
+    let prepare = move || -> Box<dyn FnMut()> {
+        let (inputs, f): (Vec<Tensor>, _) =
+            (inputs.iter().map(|s| random(s)).collect(), forward.clone());
+        Box::new(move || drop(f(&inputs).expect("the shapes agree")))
+    };
+    cases.push(Case {
+        name: format!("{name} fwd"),
+        flop,
+        prepare: Box::new(prepare),
+    });
+    let prepare = move || -> Box<dyn FnMut()> {
+        let vars: Vec<Var> = shapes
+            .iter()
+            .map(|s| Var::from_tensor(&random(s)).expect("a variable"))
+            .collect();
+        let inputs: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let (f, weight) = (
+            f.clone(),
+            random(f(&inputs).expect("the shapes agree").dims()),
+        );
+        Box::new(move || {
+            let loss = f(&inputs)
+                .and_then(|y| y.apply_op1(GradientIs(weight.clone())))
+                .expect("the shapes agree");
+            drop(loss.backward().expect("every op has a gradient"));
+        })
+    };
+    cases.push(Case {
+        name: format!("{name} fwd+bwd"),
+        flop: 3.0 * flop,
+        prepare: Box::new(prepare),
+    });
+}
