@@ -67,28 +67,43 @@ unsafe fn rows(tile: Tile, rows: usize) {
     unsafe { by_rows!(1 2 3 4 5 6 7 8 9 10 11 12) }
 }
 
-/// R rows and V vectors of 16 columns.
+/// R rows and V vectors of 16 columns. Plain loops: iterators over rows and columns would keep the sums in memory.
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
-    let masks: [__mmask16; V] =
-        std::array::from_fn(|v| ((1u64 << (t.cols - 16 * v).min(16)) - 1) as u16);
+    let mut masks = [0; V];
+    for (v, mask) in masks.iter_mut().enumerate() {
+        *mask = ((1u64 << (t.cols - 16 * v).min(16)) - 1) as __mmask16;
+    }
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: the caller promises that the tile's panels and C are there; masks keep within the columns.
     unsafe {
-        for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
-            sums[r][v] = match t.start {
-                Start::Zero => _mm512_setzero_ps(),
-                Start::Add => _mm512_maskz_loadu_ps(masks[v], t.c.add(r * t.ldc + 16 * v)),
-                Start::Bias(bias) => _mm512_maskz_loadu_ps(masks[v], bias.add(16 * v)),
-            };
+        match t.start {
+            Start::Zero => {}
+            Start::Add => {
+                for r in 0..R {
+                    for v in 0..V {
+                        sums[r][v] = _mm512_maskz_loadu_ps(masks[v], t.c.add(r * t.ldc + 16 * v));
+                    }
+                }
+            }
+            Start::Bias(bias) => {
+                for r in 0..R {
+                    for v in 0..V {
+                        sums[r][v] = _mm512_maskz_loadu_ps(masks[v], bias.add(16 * v));
+                    }
+                }
+            }
         }
         let (mut a, mut b) = (t.a.cast::<i32>(), t.b);
         let mut pairs = t.depth.div_ceil(2);
         while pairs > 0 {
             let now = pairs.min(LINE / 2);
             for p in 0..now {
-                let right: [__m512bh; V] =
-                    std::array::from_fn(|v| transmute(_mm512_load_si512(b.add(2 * p + v).cast())));
+                let mut right = [transmute::<__m512i, __m512bh>(_mm512_setzero_si512()); V];
+                for v in 0..V {
+                    right[v] =
+                        transmute::<__m512i, __m512bh>(_mm512_load_si512(b.add(2 * p + v).cast()));
+                }
                 for (r, sums) in sums.iter_mut().enumerate() {
                     let left: __m512bh = transmute(_mm512_set1_epi32(*a.add(r * LINE / 2 + p)));
                     for v in 0..V {
@@ -100,8 +115,10 @@ unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
             b = b.add(RIGHT);
             pairs -= now;
         }
-        for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
-            _mm512_mask_storeu_ps(t.c.add(r * t.ldc + 16 * v), masks[v], sums[r][v]);
+        for r in 0..R {
+            for v in 0..V {
+                _mm512_mask_storeu_ps(t.c.add(r * t.ldc + 16 * v), masks[v], sums[r][v]);
+            }
         }
     }
 }
