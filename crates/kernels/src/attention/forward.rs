@@ -57,7 +57,7 @@ struct Call<'a> {
     results: Results,
 }
 
-/// The output `[Lq, Nq, K]` and the log-sum-exp `[Nq, Lq]`.
+/// The output `[Lq, Nq, K]` and the logarithms to base 2 of the sums of exponentials `[Nq, Lq]`.
 pub fn forward(
     [q, k, v]: [&[f32]; 3],
     e: Extents,
@@ -242,7 +242,7 @@ impl Call<'_> {
                     .add((row * e.query_heads + task.head) * e.head);
                 let to = std::slice::from_raw_parts_mut(to, e.head);
                 to.iter_mut().zip(out).for_each(|(t, o)| *t = o * inverse);
-                *self.results.lse.add(task.head * e.queries + row) = state.top + state.sum.ln();
+                *self.results.lse.add(task.head * e.queries + row) = state.top + state.sum.log2();
             }
         }
     }

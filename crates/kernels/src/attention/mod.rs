@@ -149,7 +149,7 @@ struct Attention {
     plan: AttentionPlan,
     precision: Precision,
     extents: Extents,
-    /// The logarithm of the sum of exponentials `[Nq, Lq]`, from the forward pass; +inf where no key is seen.
+    /// The logarithm to base 2 of the sum of exponentials `[Nq, Lq]`, from the forward pass; +inf where no key is seen.
     lse: OnceLock<Vec<f32>>,
 }
 

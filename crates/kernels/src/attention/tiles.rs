@@ -1,8 +1,12 @@
 //! What is done with a tile of logits between the products.
+//!
+//! Exponentials are powers of two of `logit * log2(e)`: the same factor is in the greatest logits and in the logarithms
+//! of sums, so that what is rounded there is rounded alike.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use crate::simd::{Loop, exp_of, fma, max, tanh};
+use crate::simd::{LANES, Loop, exp2, fma, max, reduce, tanh};
 
 /// How products of queries and keys become logits.
 #[derive(Clone, Copy)]
@@ -28,9 +32,9 @@ pub struct Softmax<'a> {
 /// What is known of a row after some tiles.
 #[derive(Clone, Copy)]
 pub struct Running {
-    /// The greatest logit.
+    /// The greatest logit, times log2(e).
     pub top: f32,
-    /// The sum of `exp(logit - top)`.
+    /// The sum of `2^(logit * log2(e) - top)`.
     pub sum: f32,
 }
 
@@ -40,9 +44,6 @@ impl Running {
         sum: 0.0,
     };
 }
-
-/// Partial sums of a row.
-const LANES: usize = 32;
 
 impl Softmax<'_> {
     #[inline(always)]
@@ -66,11 +67,11 @@ impl Softmax<'_> {
 /// Probabilities of one row; gives the factor on what was summed before.
 #[inline(always)]
 fn step<const FUSED: bool>(row: &mut [f32], logits: Logits, state: &mut Running) -> f32 {
-    let mut scale = logits.scale;
+    let mut scale = logits.scale * LOG2_E;
     if let Some(cap) = logits.softcap {
-        let inner = scale / cap;
+        let inner = logits.scale / cap;
         row.iter_mut().for_each(|z| *z = cap * tanh(*z * inner));
-        scale = 1.0;
+        scale = LOG2_E;
     }
     let here = max(row) * scale;
     let top = if here > state.top { here } else { state.top };
@@ -82,7 +83,7 @@ fn step<const FUSED: bool>(row: &mut [f32], logits: Logits, state: &mut Running)
     let factor = if top == state.top {
         1.0
     } else {
-        (state.top - top).exp()
+        exp2::<FUSED>(state.top - top)
     };
     *state = Running {
         top,
@@ -91,23 +92,23 @@ fn step<const FUSED: bool>(row: &mut [f32], logits: Logits, state: &mut Running)
     factor
 }
 
-/// `exp(z * scale - top)` in place, and their sum.
+/// `2^(z * scale - top)` in place, and their sum.
 #[inline(always)]
 fn exponentials<const FUSED: bool>(row: &mut [f32], scale: f32, top: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (whole, rest) = row.as_chunks_mut::<LANES>();
     for chunk in whole {
         for i in 0..LANES {
-            chunk[i] = exp_of::<FUSED>(fma::<FUSED>(chunk[i], scale, -top));
+            chunk[i] = exp2::<FUSED>(fma::<FUSED>(chunk[i], scale, -top));
             lanes[i] += chunk[i];
         }
     }
     let mut sum = 0.0;
     for z in rest {
-        *z = exp_of::<FUSED>(fma::<FUSED>(*z, scale, -top));
+        *z = exp2::<FUSED>(fma::<FUSED>(*z, scale, -top));
         sum += *z;
     }
-    lanes.iter().sum::<f32>() + sum
+    reduce(lanes, |a, b| a + b) + sum
 }
 
 impl Loop for Softmax<'_> {
@@ -133,7 +134,7 @@ pub struct Gradients<'a> {
     /// The columns of each row that are seen.
     pub seen: &'a dyn Fn(usize) -> Range<usize>,
     pub kind: Logits,
-    /// Log-sum-exp and `dout . out` of each column.
+    /// Logarithm to base 2 of the sum of exponentials, and `dout . out`, of each column.
     pub columns: (&'a [f32], &'a [f32]),
 }
 
@@ -168,8 +169,9 @@ fn grads<const FUSED: bool>(
     (lse, along): (&[f32], &[f32]),
     scale: f32,
 ) {
+    let base = scale * LOG2_E;
     for ((z, d), (lse, along)) in z.iter_mut().zip(d).zip(lse.iter().zip(along)) {
-        *z = exp_of::<FUSED>(fma::<FUSED>(*z, scale, -*lse));
+        *z = exp2::<FUSED>(fma::<FUSED>(*z, base, -*lse));
         *d = *z * (*d - along) * scale;
     }
 }
@@ -183,7 +185,7 @@ fn capped_grads<const FUSED: bool>(
 ) {
     for ((z, d), (lse, along)) in z.iter_mut().zip(d).zip(lse.iter().zip(along)) {
         let t = tanh(*z * (scale / cap));
-        *z = exp_of::<FUSED>(fma::<FUSED>(cap, t, -*lse));
+        *z = exp2::<FUSED>(fma::<FUSED>(cap * t, LOG2_E, -*lse));
         *d = *z * (*d - along) * scale * (1.0 - t * t);
     }
 }
