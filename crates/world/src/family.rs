@@ -93,6 +93,7 @@ pub fn registry() -> &'static [&'static dyn Family] {
     &[
         &families::Ball,
         &families::Struck,
+        &families::Face,
         &families::Horse,
         &families::Vehicle,
         &families::Fireworks,

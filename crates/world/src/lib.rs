@@ -33,6 +33,7 @@ mod family;
 pub mod render;
 mod sheet;
 pub mod sound;
+pub mod speech;
 mod split;
 mod truth;
 mod world;

@@ -19,6 +19,7 @@ const SOURCES: &[(&str, &[&str])] = &[
             include_str!("../../data/en/vehicle.toml"),
             include_str!("../../data/en/fireworks.toml"),
             include_str!("../../data/en/instrument.toml"),
+            include_str!("../../data/en/face.toml"),
         ],
     ),
     (
@@ -30,6 +31,7 @@ const SOURCES: &[(&str, &[&str])] = &[
             include_str!("../../data/zh/vehicle.toml"),
             include_str!("../../data/zh/fireworks.toml"),
             include_str!("../../data/zh/instrument.toml"),
+            include_str!("../../data/zh/face.toml"),
         ],
     ),
 ];

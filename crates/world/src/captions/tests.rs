@@ -51,7 +51,8 @@ fn captions_are_clean_sentences() {
 #[test]
 fn captions_mention_no_other_colour() {
     every_caption(Split::Train, 120, |a, caption| {
-        if caption.lang != "en" {
+        // What is said may name any colour, and hair has its own.
+        if caption.lang != "en" || a.phrase.is_some() {
             return;
         }
         let about: Vec<&str> = a.colours.iter().map(|c| c.key()).collect();

@@ -2,12 +2,14 @@
 
 mod ambience;
 mod ball;
+mod face;
 mod fireworks;
 mod horse;
 mod instrument;
 mod vehicle;
 
 pub use ball::Ball;
+pub use face::Face;
 pub use fireworks::Fireworks;
 pub use horse::Horse;
 pub use instrument::Struck;
