@@ -38,7 +38,7 @@ fn captions_are_clean_sentences() {
     for split in [Split::Train, Split::Heldout] {
         every_caption(split, 80, |a, caption| {
             let text = &caption.text;
-            assert!(text.chars().count() >= 4, "{text} of {a:?}");
+            assert!(text.chars().count() >= 4, "{caption:?} of {a:?}");
             let odd = [
                 "{", "}", "[", "]", "|", "^", "  ", " ,", "，，", "。，", "， ", " .",
             ];

@@ -61,6 +61,7 @@ impl Family for Fireworks {
         a.place = pick(rng, &["city", "hills", "beach"]).to_owned();
         let far = pick(rng, &["near", "far"]);
         a.details.insert("distance".into(), far.into());
+        a.details.insert("boom".into(), far.into());
         a
     }
 

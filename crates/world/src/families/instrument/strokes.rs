@@ -62,7 +62,7 @@ pub fn plan(a: &Attributes, (seconds, targets): (f64, usize), rng: &mut WorldRng
     let first = if seconds < 0.6 {
         rng.random_range(-0.25..0.35)
     } else {
-        rng.random_range(LEAD..latest.min(LEAD + 0.6).max(LEAD + 0.02))
+        rng.random_range(LEAD..latest.clamp(LEAD + 0.02, LEAD + 0.6))
     };
     let melody = melody(a, (count, targets), rng);
     (0..count)
