@@ -17,7 +17,7 @@ mod simd;
 mod storage;
 
 pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
-pub use attention::{AttentionBlock, AttentionPlan, attention};
+pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
 pub use frames::{frames, overlap_add};
 pub use gemm::Precision;

@@ -52,6 +52,16 @@ pub fn qk_norm_rope(
     x.contiguous()?.apply_op2(&weight.contiguous()?, op)
 }
 
+/// Norm and rotation of one head of row `l`.
+#[inline(always)]
+pub fn norm_and_turn((l, x): (usize, &[f32]), w: &[f32], angles: Angles, eps: f32, y: &mut [f32]) {
+    let r = inverse_rms(x, eps);
+    for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+        *y = x * r * (w + 1.0);
+    }
+    angles.turn(l, y, 1.0);
+}
+
 struct QkNormRope {
     sin: Tensor,
     cos: Tensor,
@@ -61,16 +71,19 @@ struct QkNormRope {
 
 /// The angles of all rows.
 #[derive(Clone, Copy)]
-struct Angles<'a> {
-    sin: &'a [f32],
-    cos: &'a [f32],
-    turning: usize,
+pub struct Angles<'a> {
+    /// Sines `[L, R]`.
+    pub sin: &'a [f32],
+    /// Cosines `[L, R]`.
+    pub cos: &'a [f32],
+    /// R.
+    pub turning: usize,
 }
 
 impl Angles<'_> {
     /// Turns the head of row `l`; backwards if the sign is -1.
     #[inline(always)]
-    fn turn(&self, l: usize, head: &mut [f32], sign: f32) {
+    pub fn turn(&self, l: usize, head: &mut [f32], sign: f32) {
         let (sin, cos) = (
             &self.sin[l * self.turning..][..self.turning],
             &self.cos[l * self.turning..][..self.turning],
@@ -181,12 +194,8 @@ impl Loop for Forward<'_> {
         let (w, head) = (self.w, self.w.len());
         let rows = self.x.chunks_exact(head);
         for (i, (x, y)) in rows.zip(self.part.out.chunks_exact_mut(head)).enumerate() {
-            let r = inverse_rms(x, self.eps);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = x * r * (w + 1.0);
-            }
-            self.angles
-                .turn(self.part.rows.start + i / self.heads, y, 1.0);
+            let row = self.part.rows.start + i / self.heads;
+            norm_and_turn((row, x), w, self.angles, self.eps, y);
         }
     }
 }

@@ -7,9 +7,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::forward::one_head;
 use super::tiles::{Gradients, Logits};
-use super::{AttentionBlock, AttentionPlan, Extents};
+use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
 use crate::simd::vectorised;
 
@@ -26,10 +25,12 @@ const TASKS: usize = 16;
 /// What the backward pass starts from.
 pub struct Given<'a> {
     /// q, k and v.
-    pub inputs: [&'a [f32]; 3],
-    /// The output, and its gradient.
-    pub out: &'a [f32],
+    pub inputs: [View<'a>; 3],
+    /// The gradient of the output.
     pub grad: &'a [f32],
+    /// `dout . out`, `[Nq, Lq]`.
+    pub along: &'a [f32],
+    /// The logarithms to base 2 of the sums of exponentials, `[Nq, Lq]`.
     pub lse: &'a [f32],
     pub extents: Extents,
     pub plan: &'a AttentionPlan,
@@ -71,8 +72,6 @@ struct Call<'a> {
     kernel: Kernel,
     keys: Vec<Keys>,
     queries: Vec<Queries>,
-    /// `dout . out`, `[Nq, Lq]`.
-    along: Vec<f32>,
     /// Keys of a task.
     part: usize,
 }
@@ -102,12 +101,25 @@ impl Tile<'_> {
     }
 }
 
+/// `out . grad` of each head and query, `[Nq, Lq]`.
+pub fn along(out: &[f32], grad: &[f32], e: Extents) -> Vec<f32> {
+    let mut along = vec![0.0; e.query_heads * e.queries];
+    let heads = along.par_chunks_mut(e.queries.max(1)).enumerate();
+    heads.for_each(|(head, along)| {
+        for (row, a) in along.iter_mut().enumerate() {
+            let at = (row * e.query_heads + head) * e.head;
+            let (o, g) = (&out[at..at + e.head], &grad[at..at + e.head]);
+            *a = crate::simd::sum(o, g, |o, g| o * g);
+        }
+    });
+    along
+}
+
 impl Given<'_> {
     /// The gradients of q, k and v.
     pub fn gradients(&self, precision: Precision) -> Vec<Vec<f32>> {
         let e = self.extents;
         let kernel = Kernel::new(precision);
-        let parts = TASKS.div_ceil(e.query_heads.max(1)).max(1);
         let call = Call {
             given: self,
             kernel,
@@ -119,10 +131,9 @@ impl Given<'_> {
                 .into_par_iter()
                 .map(|h| self.pack_queries(kernel, h))
                 .collect(),
-            along: self.along(),
-            part: e.keys.div_ceil(parts).next_multiple_of(KEYS),
+            part: self.part(),
         };
-        let parts = e.keys.div_ceil(call.part.max(1));
+        let parts = e.keys.div_ceil(call.part);
         let found: Vec<Found> = (0..e.query_heads * parts)
             .into_par_iter()
             .with_max_len(1)
@@ -143,49 +154,38 @@ impl Given<'_> {
     fn pack_keys(&self, kernel: Kernel, head: usize) -> Keys {
         let e = self.extents;
         let [_, k, v] = self.inputs;
-        let shape = (e.keys, e.key_heads, e.head);
+        let (k, v) = (
+            k.head(head, e.head, 0..e.keys),
+            v.head(head, e.head, 0..e.keys),
+        );
         let mut packed = Keys {
             k: kernel.left(),
             v: kernel.left(),
             turned: kernel.left(),
         };
-        packed.k.pack_rows(one_head(k, head, shape));
-        packed.v.pack_rows(one_head(v, head, shape));
-        packed.turned.pack_columns(one_head(k, head, shape));
+        packed.k.pack_rows(k);
+        packed.v.pack_rows(v);
+        packed.turned.pack_columns(k);
         packed
     }
 
     fn pack_queries(&self, kernel: Kernel, head: usize) -> Queries {
         let e = self.extents;
-        let shape = (e.queries, e.query_heads, e.head);
-        let both = |x| {
+        let grad = View {
+            data: self.grad,
+            stride: e.query_heads * e.head,
+        };
+        let both = |x: View| {
+            let rows = x.head(head, e.head, 0..e.queries);
             let mut packed = [kernel.right(), kernel.right()];
-            packed[0].pack_rows(one_head(x, head, shape));
-            packed[1].pack_columns(one_head(x, head, shape));
+            packed[0].pack_rows(rows);
+            packed[1].pack_columns(rows);
             packed
         };
         Queries {
             q: both(self.inputs[0]),
-            grad: both(self.grad),
+            grad: both(grad),
         }
-    }
-
-    /// `dout . out` of each head and query.
-    fn along(&self) -> Vec<f32> {
-        let e = self.extents;
-        let mut along = vec![0.0; e.query_heads * e.queries];
-        let rows = along.par_chunks_mut(e.queries.max(1)).enumerate();
-        rows.for_each(|(head, along)| {
-            for (row, a) in along.iter_mut().enumerate() {
-                let range = (row * e.query_heads + head) * e.head..;
-                let (o, g) = (
-                    &self.out[range.clone()][..e.head],
-                    &self.grad[range][..e.head],
-                );
-                *a = o.iter().zip(g).map(|(o, g)| o * g).sum();
-            }
-        });
-        along
     }
 
     /// Sums the parts of each head, and turns the tiles.
@@ -223,7 +223,7 @@ impl Given<'_> {
         for (i, found) in found.iter().enumerate() {
             let (head, part) = (i / parts / e.group(), i % parts);
             let rows = of(found).chunks_exact(e.head);
-            let first = part * self.part(parts);
+            let first = part * self.part();
             for (row, from) in rows.enumerate() {
                 let to = &mut out[(first + row) * width + head * e.head..][..e.head];
                 to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
@@ -232,11 +232,11 @@ impl Given<'_> {
         out
     }
 
-    /// Keys of a task.
-    fn part(&self, _: usize) -> usize {
+    /// Keys of a task: enough tasks of the heads and of parts of the keys.
+    fn part(&self) -> usize {
         let e = self.extents;
         let parts = TASKS.div_ceil(e.query_heads.max(1)).max(1);
-        e.keys.div_ceil(parts).next_multiple_of(KEYS)
+        e.keys.div_ceil(parts).next_multiple_of(KEYS).max(KEYS)
     }
 }
 
@@ -359,7 +359,7 @@ impl Call<'_> {
                 scale: plan.scale,
                 softcap: plan.softcap,
             },
-            columns: (&self.given.lse[columns.clone()], &self.along[columns]),
+            columns: (&self.given.lse[columns.clone()], &self.given.along[columns]),
         });
     }
 }

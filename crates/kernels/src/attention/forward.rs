@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::tiles::{Logits, Running, Softmax};
-use super::{AttentionBlock, AttentionPlan, Extents};
+use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
 use crate::simd::vectorised;
 
@@ -50,7 +50,7 @@ unsafe impl Sync for Results {}
 /// One call.
 struct Call<'a> {
     kernel: Kernel,
-    q: &'a [f32],
+    q: View<'a>,
     keys: &'a [Keys],
     extents: Extents,
     logits: Logits,
@@ -59,13 +59,13 @@ struct Call<'a> {
 
 /// The output `[Lq, Nq, K]` and the logarithms to base 2 of the sums of exponentials `[Nq, Lq]`.
 pub fn forward(
-    [q, k, v]: [&[f32]; 3],
+    [q, k, v]: [View; 3],
     e: Extents,
     plan: &AttentionPlan,
     precision: Precision,
 ) -> (Vec<f32>, Vec<f32>) {
     let kernel = Kernel::new(precision);
-    let mut out = vec![0.0; q.len()];
+    let mut out = vec![0.0; e.queries * e.query_heads * e.head];
     let mut lse = vec![f32::INFINITY; e.query_heads * e.queries];
     let keys: Vec<Keys> = (0..e.key_heads)
         .into_par_iter()
@@ -91,25 +91,19 @@ pub fn forward(
     (out, lse)
 }
 
-fn pack_keys(kernel: Kernel, (k, v): (&[f32], &[f32]), head: usize, e: Extents) -> Keys {
+fn pack_keys(kernel: Kernel, (k, v): (View, View), head: usize, e: Extents) -> Keys {
     let pack = || {
         let mut packed = kernel.right();
-        packed.pack_rows(one_head(k, head, (e.keys, e.key_heads, e.head)));
+        packed.pack_rows(k.head(head, e.head, 0..e.keys));
         packed
     };
     let pack_values = || {
         let mut packed = kernel.right();
-        packed.pack_columns(one_head(v, head, (e.keys, e.key_heads, e.head)));
+        packed.pack_columns(v.head(head, e.head, 0..e.keys));
         packed
     };
     let (k, v) = rayon::join(pack, pack_values);
     Keys { k, v }
-}
-
-/// The rows of one head of `[L, N, K]`.
-pub fn one_head(x: &[f32], head: usize, (rows, heads, width): (usize, usize, usize)) -> Matrix<'_> {
-    let start = (head * width).min(x.len());
-    Matrix::strided(&x[start..], rows, width, heads * width)
 }
 
 fn tasks<'a>(plan: &'a AttentionPlan, e: Extents) -> Vec<Task<'a>> {
@@ -143,13 +137,7 @@ impl Call<'_> {
         s.out.resize(count * e.head, 0.0);
         s.state.clear();
         s.state.resize(count, Running::START);
-        let from = (task.rows.start * e.query_heads + task.head) * e.head;
-        s.q.pack_rows(Matrix::strided(
-            &self.q[from..],
-            count,
-            e.head,
-            e.query_heads * e.head,
-        ));
+        s.q.pack_rows(self.q.head(task.head, e.head, task.rows.clone()));
         let last = task.block.k.len().saturating_sub(1);
         for (i, range) in task.block.k.iter().enumerate() {
             let causal = task.block.causal && i == last;

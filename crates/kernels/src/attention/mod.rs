@@ -2,14 +2,17 @@
 
 mod backward;
 mod forward;
+mod layer;
 mod tiles;
+
+pub use layer::{SelfAttention, self_attention};
 
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::gemm::Precision;
+use crate::gemm::{Matrix, Precision};
 use crate::storage::{floats, with_floats};
 
 /// Queries that see the same keys.
@@ -143,6 +146,27 @@ impl Extents {
     fn group(&self) -> usize {
         self.query_heads / self.key_heads
     }
+
+    /// Queries, keys and values that lie apart.
+    fn views<'a>(&self, [q, k, v]: [&'a [f32]; 3]) -> [View<'a>; 3] {
+        let (queries, keys) = (self.query_heads * self.head, self.key_heads * self.head);
+        [(q, queries), (k, keys), (v, keys)].map(|(data, stride)| View { data, stride })
+    }
+}
+
+/// Rows of heads, from one row to the next `stride` numbers.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    data: &'a [f32],
+    stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// Rows from `first` on, of one head of `width` numbers.
+    fn head(&self, head: usize, width: usize, rows: Range<usize>) -> Matrix<'a> {
+        let start = (rows.start * self.stride + head * width).min(self.data.len());
+        Matrix::strided(&self.data[start..], rows.len(), width, self.stride)
+    }
 }
 
 struct Attention {
@@ -167,7 +191,9 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = [floats(q, lq)?, floats(k, lk)?, floats(v, lv)?];
+        let inputs = self
+            .extents
+            .views([floats(q, lq)?, floats(k, lk)?, floats(v, lv)?]);
         let (out, lse) = forward::forward(inputs, self.extents, &self.plan, self.precision);
         // A second call of the same operation has the same inputs.
         let _ = self.lse.set(lse);
@@ -191,10 +217,11 @@ impl CustomOp3 for Attention {
                 with_floats(v, |v| {
                     with_floats(out, |out| {
                         with_floats(grad, |grad| {
+                            let along = backward::along(out, grad, self.extents);
                             found = backward::Given {
-                                inputs: [q, k, v],
-                                out,
+                                inputs: self.extents.views([q, k, v]),
                                 grad,
+                                along: &along,
                                 lse,
                                 extents: self.extents,
                                 plan: &self.plan,

@@ -1,0 +1,368 @@
+//! The middle of a self-attention layer in one operation: from the joined product to the gated heads.
+//!
+//! As separate operations, every part cut out of the joined product has a gradient as large as the whole;
+//! here that gradient is written once, and neither the rotated heads nor the ungated output are kept.
+
+use std::sync::OnceLock;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{AttentionPlan, Extents, View, backward, forward};
+use crate::gemm::Precision;
+use crate::norm::rms_backward;
+use crate::rope::{Angles, norm_and_turn};
+use crate::rows::{Part, fold_parts, for_rows, parts};
+use crate::segments::Segments;
+use crate::simd::{Loop, sigmoid, vectorised};
+use crate::storage::{floats, with_floats};
+
+/// What `self_attention` needs besides its inputs and weights.
+#[derive(Clone, Copy, Debug)]
+pub struct SelfAttention<'a> {
+    /// Query heads Nq, key heads Nk, and numbers a head K.
+    pub heads: (usize, usize, usize),
+    /// Sines and cosines `[L, R]`, 2R <= K, as for `qk_norm_rope`.
+    pub rope: (&'a Tensor, &'a Tensor),
+    /// The groups of the norms' weights; they must cover all rows.
+    pub segments: &'a Segments,
+    /// What each row sees.
+    pub plan: &'a AttentionPlan,
+    /// Added to the mean square in the norms.
+    pub eps: f64,
+    /// Of the products.
+    pub precision: Precision,
+}
+
+/// `qk_norm_rope` of queries and keys, `attention`, and `head_gate`, of the columns q, k, v, gate of `qkv`.
+///
+/// # Shapes
+/// qkv `[L, (Nq + 2 Nk) K + Nq]`; norms of q and k `[G * K]` -> `[L, Nq * K]`. All f32.
+///
+/// # Errors
+/// If the shapes do not agree, the segments leave a row out, as `attention`, or a tensor is not on the CPU.
+pub fn self_attention(
+    qkv: &Tensor,
+    (q_norm, k_norm): (&Tensor, &Tensor),
+    layer: &SelfAttention,
+) -> Result<Tensor> {
+    let (rows, width) = qkv.dims2()?;
+    let (query_heads, key_heads, head) = layer.heads;
+    let (sin, cos) = layer.rope;
+    let covered: usize = layer.segments.parts().iter().map(|(r, _)| r.len()).sum();
+    if key_heads == 0
+        || !query_heads.is_multiple_of(key_heads)
+        || width != (query_heads + 2 * key_heads) * head + query_heads
+        || q_norm.dims() != [layer.segments.groups() * head]
+        || k_norm.dims() != q_norm.dims()
+        || sin.dims() != cos.dims()
+        || sin.dims2()?.0 != rows
+        || 2 * sin.dims2()?.1 > head
+        || (covered, layer.segments.end()) != (rows, rows)
+    {
+        bail!(
+            "self_attention: qkv {:?}, norms {:?} and {:?}, sin {:?}, heads {:?}, {} groups over {covered} rows",
+            qkv.dims(),
+            q_norm.dims(),
+            k_norm.dims(),
+            sin.dims(),
+            layer.heads,
+            layer.segments.groups()
+        );
+    }
+    let extents = Extents {
+        queries: rows,
+        keys: rows,
+        query_heads,
+        key_heads,
+        head,
+    };
+    layer.plan.check(extents)?;
+    let op = LayerOp {
+        extents,
+        sin: sin.detach().contiguous()?,
+        cos: cos.detach().contiguous()?,
+        segments: layer.segments.clone(),
+        plan: layer.plan.clone(),
+        eps: layer.eps as f32,
+        precision: layer.precision,
+        lse: OnceLock::new(),
+    };
+    qkv.contiguous()?
+        .apply_op3(&q_norm.contiguous()?, &k_norm.contiguous()?, op)
+}
+
+struct LayerOp {
+    extents: Extents,
+    sin: Tensor,
+    cos: Tensor,
+    segments: Segments,
+    plan: AttentionPlan,
+    eps: f32,
+    precision: Precision,
+    /// As in `attention`.
+    lse: OnceLock<Vec<f32>>,
+}
+
+/// Where the columns of `qkv` begin.
+impl Extents {
+    /// Numbers of queries and keys of a row.
+    fn rotated(&self) -> usize {
+        (self.query_heads + self.key_heads) * self.head
+    }
+
+    fn gates(&self) -> usize {
+        self.rotated() + self.key_heads * self.head
+    }
+
+    fn width(&self) -> usize {
+        self.gates() + self.query_heads
+    }
+
+    /// Queries and keys rotated, values as they are.
+    fn parts_of<'a>(&self, qkv: &'a [f32], rotated: &'a [f32]) -> [View<'a>; 3] {
+        let (stride, keys) = (self.rotated(), self.query_heads * self.head);
+        let from = |data: &'a [f32], at: usize, stride| View {
+            data: &data[at.min(data.len())..],
+            stride,
+        };
+        [
+            from(rotated, 0, stride),
+            from(rotated, keys, stride),
+            from(qkv, stride, self.width()),
+        ]
+    }
+}
+
+impl LayerOp {
+    fn with_angles<T>(&self, f: impl FnOnce(Angles) -> Result<T>) -> Result<T> {
+        let turning = self.sin.dim(1)?;
+        with_floats(&self.sin, |sin| {
+            with_floats(&self.cos, |cos| f(Angles { sin, cos, turning }))
+        })
+    }
+
+    /// Queries and keys normed and rotated, `[L, (Nq + Nk) K]`.
+    fn rotate(&self, qkv: &[f32], norms: [&[f32]; 2], angles: Angles) -> Vec<f32> {
+        let e = self.extents;
+        let mut rotated = vec![0.0; e.queries * e.rotated()];
+        parts(&self.segments, e.rotated(), &mut rotated)
+            .into_par_iter()
+            .for_each(|part| {
+                vectorised(Rotate {
+                    qkv,
+                    norms: norms.map(|w| &w[part.group * e.head..][..e.head]),
+                    angles,
+                    op: self,
+                    part,
+                })
+            });
+        rotated
+    }
+
+    /// Multiplies each head of `x` `[L, Nq, K]` by its gate, in place.
+    fn gate(&self, qkv: &[f32], x: &mut [f32]) {
+        let e = self.extents;
+        for_rows(x, e.query_heads * e.head, |at, x| {
+            vectorised(Gate { qkv, at, x, e });
+        });
+    }
+
+    /// The gradients of qkv, and of both norms one after the other a group.
+    fn gradients(
+        &self,
+        (qkv, norms): (&[f32], [&[f32]; 2]),
+        (out, grad, lse): (&[f32], &[f32], &[f32]),
+        angles: Angles,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let e = self.extents;
+        let rotated = self.rotate(qkv, norms, angles);
+        let mut dout = grad.to_vec();
+        self.gate(qkv, &mut dout);
+        // The gate is in `out` instead of the gradient: the product is the same.
+        let along = backward::along(out, grad, e);
+        let found = backward::Given {
+            inputs: e.parts_of(qkv, &rotated),
+            grad: &dout,
+            along: &along,
+            lse,
+            extents: e,
+            plan: &self.plan,
+        }
+        .gradients(self.precision);
+        let mut dqkv = vec![0.0; qkv.len()];
+        let all = parts(&self.segments, e.width(), &mut dqkv);
+        let shape = (self.segments.groups(), 2 * e.head);
+        let dnorms = fold_parts(all, shape, |part, dnorms| {
+            vectorised(Join {
+                qkv,
+                norms: norms.map(|w| &w[part.group * e.head..][..e.head]),
+                grads: &found,
+                along: &along,
+                angles,
+                op: self,
+                part,
+                dnorms,
+            });
+        });
+        (dqkv, dnorms)
+    }
+}
+
+struct Rotate<'a> {
+    qkv: &'a [f32],
+    norms: [&'a [f32]; 2],
+    angles: Angles<'a>,
+    op: &'a LayerOp,
+    part: Part<'a>,
+}
+
+impl Loop for Rotate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let e = self.op.extents;
+        let outs = self.part.out.chunks_exact_mut(e.rotated());
+        for (row, out) in self.part.rows.zip(outs) {
+            let x = &self.qkv[row * e.width()..][..e.rotated()];
+            let heads = x.chunks_exact(e.head).zip(out.chunks_exact_mut(e.head));
+            for (i, (x, y)) in heads.enumerate() {
+                let w = self.norms[usize::from(i >= e.query_heads)];
+                norm_and_turn((row, x), w, self.angles, self.op.eps, y);
+            }
+        }
+    }
+}
+
+struct Gate<'a> {
+    qkv: &'a [f32],
+    at: usize,
+    x: &'a mut [f32],
+    e: Extents,
+}
+
+impl Loop for Gate<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let e = self.e;
+        for (i, x) in self.x.chunks_exact_mut(e.query_heads * e.head).enumerate() {
+            let gates = &self.qkv[(self.at + i) * e.width() + e.gates()..][..e.query_heads];
+            for (x, gate) in x.chunks_exact_mut(e.head).zip(gates) {
+                let s = sigmoid(*gate);
+                x.iter_mut().for_each(|x| *x *= s);
+            }
+        }
+    }
+}
+
+/// Gradients of the rows of qkv out of those of q, k, v; adds to those of the norms.
+struct Join<'a> {
+    qkv: &'a [f32],
+    norms: [&'a [f32]; 2],
+    grads: &'a [Vec<f32>],
+    along: &'a [f32],
+    angles: Angles<'a>,
+    op: &'a LayerOp,
+    part: Part<'a>,
+    dnorms: &'a mut [f32],
+}
+
+impl Loop for Join<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let e = self.op.extents;
+        let (queries, keys) = (e.query_heads * e.head, e.key_heads * e.head);
+        let mut turned = vec![0.0; e.head];
+        for (row, dx) in self
+            .part
+            .rows
+            .zip(self.part.out.chunks_exact_mut(e.width()))
+        {
+            let x = &self.qkv[row * e.width()..][..e.width()];
+            for i in 0..e.query_heads + e.key_heads {
+                let kind = usize::from(i >= e.query_heads);
+                let (width, head) = [(queries, i), (keys, i.wrapping_sub(e.query_heads))][kind];
+                turned.copy_from_slice(&self.grads[kind][row * width + head * e.head..][..e.head]);
+                self.angles.turn(row, &mut turned, -1.0);
+                let range = i * e.head..(i + 1) * e.head;
+                let dw = &mut self.dnorms[kind * e.head..][..e.head];
+                let both = (&x[range.clone()], &turned[..]);
+                rms_backward(both, self.norms[kind], self.op.eps, &mut dx[range], dw);
+            }
+            dx[e.rotated()..e.gates()].copy_from_slice(&self.grads[2][row * keys..][..keys]);
+            for head in 0..e.query_heads {
+                let s = sigmoid(x[e.gates() + head]);
+                dx[e.gates() + head] = self.along[head * e.queries + row] * (1.0 - s);
+            }
+        }
+    }
+}
+
+impl CustomOp3 for LayerOp {
+    fn name(&self) -> &'static str {
+        "self-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        qkv: &CpuStorage,
+        l: &Layout,
+        q_norm: &CpuStorage,
+        lq: &Layout,
+        k_norm: &CpuStorage,
+        lk: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (e, qkv) = (self.extents, floats(qkv, l)?);
+        let norms = [floats(q_norm, lq)?, floats(k_norm, lk)?];
+        let rotated = self.with_angles(|angles| Ok(self.rotate(qkv, norms, angles)))?;
+        let inputs = e.parts_of(qkv, &rotated);
+        let (mut out, lse) = forward::forward(inputs, e, &self.plan, self.precision);
+        self.gate(qkv, &mut out);
+        // A second call of the same operation has the same inputs.
+        let _ = self.lse.set(lse);
+        Ok((
+            CpuStorage::F32(out),
+            (e.queries, e.query_heads * e.head).into(),
+        ))
+    }
+
+    fn bwd(
+        &self,
+        qkv: &Tensor,
+        q_norm: &Tensor,
+        k_norm: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(lse) = self.lse.get() else {
+            bail!("self_attention: the backward pass needs the forward pass first");
+        };
+        let norms = [q_norm.to_vec1::<f32>()?, k_norm.to_vec1::<f32>()?];
+        let norms = [&norms[0][..], &norms[1][..]];
+        let (dqkv, dnorms) = self.with_angles(|angles| {
+            with_floats(qkv, |qkv| {
+                with_floats(out, |out| {
+                    with_floats(grad, |grad| {
+                        Ok(self.gradients((qkv, norms), (out, grad, lse), angles))
+                    })
+                })
+            })
+        })?;
+        let head = self.extents.head;
+        let norm = |kind: usize, like: &Tensor| {
+            let all = dnorms.chunks_exact(2 * head);
+            let own: Vec<f32> = all
+                .flat_map(|g| &g[kind * head..][..head])
+                .copied()
+                .collect();
+            Tensor::from_vec(own, like.dims(), like.device())
+        };
+        Ok((
+            Some(Tensor::from_vec(dqkv, qkv.dims(), qkv.device())?),
+            Some(norm(0, q_norm)?),
+            Some(norm(1, k_norm)?),
+        ))
+    }
+}
