@@ -21,6 +21,27 @@
 //! # Ok::<(), gallop_world::WorldError>(())
 //! ```
 //!
+//! # Adding to it
+//! A family is a file under `families/`, a line in [`registry`], and `data/<lang>/<family>.toml`
+//! with its words and caption templates (notation: `data/en/common.toml`). A language is a folder
+//! of such files and a line in `captions/lexicon.rs`. A look is a value of [`Look`], its tones in
+//! `render/light.rs` and what it does to the finished picture in `render/looks.rs`.
+//!
+//! # Speed
+//! Frames a second on one core, 448x256, five-second clips, sound included (`--example speed`;
+//! Zen 4, processor time while other programs kept both cores busy, 2026-11-23):
+//!
+//! | family     | flat | soft 3-D | pencil | neon | pixel |
+//! |------------|-----:|---------:|-------:|-----:|------:|
+//! | ball       |  450 |      352 |    327 |  276 |  1831 |
+//! | instrument |  441 |      385 |    357 |  295 |  1453 |
+//! | face       |  314 |      258 |    246 |  290 |  1568 |
+//! | horse      |  306 |      309 |    258 |  258 |  1693 |
+//! | vehicle    |  372 |      345 |    315 |  275 |  1482 |
+//! | fireworks  |  502 |      492 |    463 |  374 |  1781 |
+//!
+//! A clip of a single frame takes about 9 ms, most of it for the backdrop.
+//!
 //! One clip is drawn by the calling thread; callers run clips side by side. Equal seeds and
 //! configurations give equal bytes. Nothing here knows files, networks or tensors.
 #![warn(missing_docs)]

@@ -3,10 +3,12 @@
 mod backdrop;
 mod canvas;
 mod ground;
+mod land;
 mod light;
 mod looks;
 mod noise;
 mod painter;
+mod rooms;
 mod view;
 mod weather;
 

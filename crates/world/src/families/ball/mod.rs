@@ -195,6 +195,8 @@ impl Stage for BallStage {
     fn draw(&self, time: f64, painter: &mut Painter) {
         if self.trampoline {
             paint::trampoline(painter, self.half_width);
+            // Cloth mirrors nothing.
+            painter.mirror = 0.0;
         }
         for ball in &self.balls {
             paint::shadow(painter, ball, time, self.trampoline);

@@ -277,8 +277,8 @@ fn mirror_image(
 
 /// A sprung mat set into the ground, as wide as the picture.
 pub fn trampoline(painter: &mut Painter, half_width: f64) {
-    let rim = outline(painter, half_width + 0.10, 0.92);
-    let mat = outline(painter, half_width - 0.04, 0.74);
+    let rim = outline(painter, half_width + 0.30, 0.92);
+    let mat = outline(painter, half_width + 0.16, 0.74);
     let pad = Surface::matt(light_of([36, 92, 176]));
     painter.panel(&rim, pad, [0.0, 1.0, -0.2]);
     let cloth = Surface::matt(light_of([62, 64, 72]));

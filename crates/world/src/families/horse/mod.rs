@@ -2,6 +2,7 @@
 
 mod body;
 mod gait;
+mod head;
 
 use gallop_core::{ClipShape, FPS};
 use rand::RngExt;

@@ -2,15 +2,13 @@
 
 use rand::RngExt;
 
+use super::shapes::{BUS, CAR, Shape, Side, TRUCK};
 use crate::WorldRng;
 use crate::attributes::{Colour, Look, pick};
 use crate::render::{
-    Backdrop, Ellipse, Floor, Light, Painter, Rgb, Shadow, Surface, add, grain_at, light_of, mix,
-    normalised, scale, smooth, smooth_outline,
+    Ellipse, Painter, Rgb, Shadow, Surface, add, light_of, mix, normalised, scale, smooth,
+    smooth_outline,
 };
-
-/// Points of a side view: forward, up; in units, wheels on zero.
-type Side = [[f32; 2]];
 
 /// A side view, and its paint.
 #[derive(Clone, Debug)]
@@ -19,106 +17,6 @@ pub struct Model {
     paint: Rgb,
     trim: Rgb,
 }
-
-#[derive(Debug)]
-struct Shape {
-    label: &'static str,
-    length: f32,
-    height: f32,
-    body: &'static Side,
-    /// How many points a curve has between two corners: 1 keeps corners sharp.
-    rounding: usize,
-    /// A second volume before the first: a truck's cab.
-    cab: &'static Side,
-    windows: &'static [&'static Side],
-    wheels: &'static [f32],
-    wheel: f32,
-}
-
-static CAR: Shape = Shape {
-    label: "car",
-    length: 1.12,
-    height: 0.35,
-    body: &[
-        [-0.55, 0.10],
-        [-0.56, 0.19],
-        [-0.51, 0.235],
-        [-0.38, 0.245],
-        [-0.25, 0.325],
-        [-0.08, 0.35],
-        [0.06, 0.335],
-        [0.22, 0.245],
-        [0.44, 0.215],
-        [0.54, 0.17],
-        [0.56, 0.10],
-        [0.40, 0.075],
-        [0.0, 0.07],
-        [-0.40, 0.075],
-    ],
-    rounding: 6,
-    cab: &[],
-    windows: &[
-        &[[-0.31, 0.25], [-0.22, 0.315], [-0.09, 0.328], [-0.07, 0.25]],
-        &[[-0.045, 0.25], [-0.06, 0.328], [0.05, 0.316], [0.16, 0.25]],
-    ],
-    wheels: &[-0.34, 0.34],
-    wheel: 0.088,
-};
-
-static BUS: Shape = Shape {
-    label: "bus",
-    length: 1.60,
-    height: 0.56,
-    body: &[
-        [-0.80, 0.09],
-        [-0.80, 0.50],
-        [-0.77, 0.55],
-        [-0.70, 0.56],
-        [0.70, 0.56],
-        [0.77, 0.54],
-        [0.80, 0.46],
-        [0.80, 0.09],
-    ],
-    rounding: 1,
-    cab: &[],
-    windows: &[
-        &[[-0.74, 0.31], [-0.74, 0.49], [-0.50, 0.49], [-0.50, 0.31]],
-        &[[-0.47, 0.31], [-0.47, 0.49], [-0.23, 0.49], [-0.23, 0.31]],
-        &[[-0.20, 0.31], [-0.20, 0.49], [0.04, 0.49], [0.04, 0.31]],
-        &[[0.07, 0.31], [0.07, 0.49], [0.31, 0.49], [0.31, 0.31]],
-        &[[0.34, 0.12], [0.34, 0.49], [0.50, 0.49], [0.50, 0.12]],
-        &[
-            [0.54, 0.30],
-            [0.54, 0.50],
-            [0.76, 0.50],
-            [0.785, 0.44],
-            [0.785, 0.30],
-        ],
-    ],
-    wheels: &[-0.50, 0.62],
-    wheel: 0.092,
-};
-
-static TRUCK: Shape = Shape {
-    label: "truck",
-    length: 1.62,
-    height: 0.60,
-    body: &[[-0.81, 0.15], [-0.81, 0.60], [0.36, 0.60], [0.36, 0.15]],
-    rounding: 1,
-    cab: &[
-        [0.40, 0.10],
-        [0.40, 0.47],
-        [0.44, 0.50],
-        [0.62, 0.49],
-        [0.70, 0.46],
-        [0.77, 0.30],
-        [0.81, 0.27],
-        [0.81, 0.10],
-    ],
-    windows: &[&[[0.49, 0.30], [0.49, 0.45], [0.64, 0.45], [0.715, 0.30]]],
-    wheels: &[-0.60, -0.38, 0.60],
-    wheel: 0.095,
-};
 
 /// Where a vehicle is.
 #[derive(Clone, Copy, Debug)]
@@ -395,68 +293,4 @@ fn rows(points: &[[f32; 2]]) -> (f32, f32) {
     points.iter().fold((f32::MAX, f32::MIN), |(low, high), p| {
         (low.min(p[1]), high.max(p[1]))
     })
-}
-
-/// The verge behind the road, the kerb, and the marks on the lanes.
-pub fn road(painter: &mut Painter, backdrop: Backdrop) {
-    let half = 9.0;
-    let verge = match backdrop {
-        Backdrop::City => light_of([150, 148, 146]),
-        _ => Floor::Grass.colour(),
-    };
-    let far = (f64::from(backdrop.depth()) - 0.01).min(60.0);
-    let strip = strip(painter, half, (1.35, far));
-    let view = painter.view;
-    painter.polygon(&strip, |light, x, y| {
-        let depth = view.y * view.focal / (y - view.horizon).max(0.5);
-        let (gx, gz) = (view.x + (x - view.centre) * depth / view.focal, depth);
-        let rough = grain_at(gx * 90.0 + 4000.0, gz * 60.0 + 4000.0) - 0.5;
-        let amount = match light.look {
-            Look::Soft3d | Look::Pixel => 1.1,
-            Look::Pencil => 0.5,
-            _ => 0.0,
-        };
-        let lit = on_ground(
-            light,
-            scale(verge, 1.0 + amount * rough / (1.0 + 0.12 * depth)),
-        );
-        light.through_air(lit, depth)
-    });
-    let kerb = self::strip(painter, half, (1.30, 1.40));
-    let stone = light_of([186, 184, 178]);
-    painter.polygon(&kerb, |light, _, _| on_ground(light, stone));
-    let white = light_of([226, 224, 214]);
-    for dash in -9..=9 {
-        // Marks stay where they are while the camera moves.
-        let (x, z) = (f64::from(dash) * 0.9, 0.62);
-        let corners = [(x, z), (x + 0.45, z), (x + 0.45, z + 0.055), (x, z + 0.055)];
-        let points = corners.map(|(x, z)| {
-            let spot = painter.project([x, 0.0, z]);
-            [spot.x, spot.y]
-        });
-        painter.polygon(&points, |light, _, _| on_ground(light, scale(white, 0.85)));
-    }
-}
-
-/// The light of flat ground.
-fn on_ground(light: &Light, albedo: Rgb) -> Rgb {
-    let c = light.shade(Surface::matt(albedo), [0.0, 1.0, 0.0]);
-    if light.look == Look::Neon {
-        scale(c, 0.4)
-    } else {
-        c
-    }
-}
-
-/// A strip of floor between two depths, wider than any picture.
-fn strip(painter: &Painter, half: f64, (near, far): (f64, f64)) -> Vec<[f32; 2]> {
-    let x = f64::from(painter.view.x);
-    let wide = half * (1.0 + far);
-    [(-half, near), (half, near), (wide, far), (-wide, far)]
-        .into_iter()
-        .map(|(dx, z)| {
-            let spot = painter.project([x + dx, 0.0, z]);
-            [spot.x, spot.y]
-        })
-        .collect()
 }

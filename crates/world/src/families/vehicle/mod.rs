@@ -1,6 +1,8 @@
 //! Cars, trucks and buses that pass, with Doppler, turning wheels and lights at night.
 
 mod body;
+mod road;
+mod shapes;
 
 use gallop_core::{ClipShape, FPS};
 use rand::RngExt;
@@ -116,7 +118,7 @@ impl Stage for VehicleStage {
 
     fn draw(&self, time: f64, painter: &mut Painter) {
         if self.setting.floor == Floor::Asphalt {
-            body::road(painter, self.setting.backdrop);
+            road::road(painter, self.setting.backdrop);
         }
         // Springs: a little rocking.
         let rock = 0.003 * (time * 9.0 + self.bump).sin();
