@@ -70,7 +70,7 @@ fn processor_time() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
-/// Reads names of cases, and answers each with its seconds.
+/// Reads names of cases, and answers each with its seconds and those of the processor.
 fn serve(cases: &[Case]) {
     let mut output = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
@@ -78,8 +78,8 @@ fn serve(cases: &[Case]) {
             return;
         };
         let mut run = (case.prepare)();
-        let (seconds, _) = time(&mut *run, Duration::from_millis(400));
-        writeln!(output, "{seconds}")
+        let (seconds, cpu) = time(&mut *run, Duration::from_millis(400));
+        writeln!(output, "{seconds} {cpu}")
             .and_then(|()| output.flush())
             .expect("the reader is there");
     }

@@ -1,5 +1,8 @@
 //! What is timed. The names are those of `compare.py`.
 
+mod blocks;
+mod steps;
+
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, Var};
 use gallop_kernels::{ConvSpec, Precision, Segments, conv, linear};
 use rand::{RngExt, SeedableRng};
@@ -91,6 +94,8 @@ pub fn all() -> Vec<Case> {
         vec![vec![16, 2048, 256], vec![256, 7, 1]],
         move |t| conv(&t[0], &t[1], None, &spec, Precision::F32),
     );
+    blocks::add(&mut cases);
+    steps::add(&mut cases);
     cases
 }
 

@@ -9,6 +9,9 @@ use super::panels::{LINE, Line, RIGHT};
 /// Items of a left panel: rows of C held in registers.
 pub const LEFT: usize = 12;
 
+/// Depth of the part of a right panel that stays in the first-level cache while the left side passes.
+const DEPTH: usize = 256;
+
 /// One tile of C and the panels that it is the product of.
 #[derive(Clone, Copy)]
 struct Tile {
@@ -33,22 +36,46 @@ pub unsafe fn block(
     c: (*mut f32, usize),
     start: Start,
 ) {
-    for col in (0..n).step_by(RIGHT) {
+    let parts = k.div_ceil(DEPTH).max(1);
+    let ahead = (DEPTH.min(k) / LINE * RIGHT).div_ceil(m.div_ceil(LEFT).max(1));
+    for (col, part) in (0..n)
+        .step_by(RIGHT)
+        .flat_map(|col| (0..parts).map(move |p| (col, p)))
+    {
+        let start = if part == 0 {
+            start.from_column(col)
+        } else {
+            Start::Add
+        };
+        let right =
+            b.0.wrapping_add(col / RIGHT * b.1 + part * DEPTH / LINE * RIGHT);
+        // The next part of the right side follows in memory; it is fetched while this one is used.
+        let mut next = right.wrapping_add(DEPTH.min(k - part * DEPTH) / LINE * RIGHT);
         for row in (0..m).step_by(LEFT) {
+            prefetch(next, ahead);
+            next = next.wrapping_add(ahead);
+            let tile = Tile {
+                a: a.0
+                    .wrapping_add(row / LEFT * a.1 + part * DEPTH / LINE * LEFT),
+                b: right,
+                depth: DEPTH.min(k - part * DEPTH),
+                c: c.0.wrapping_add(row * c.1 + col),
+                ldc: c.1,
+                start,
+                cols: RIGHT.min(n - col),
+            };
             // SAFETY: as the caller promises.
-            unsafe {
-                let tile = Tile {
-                    a: a.0.add(row / LEFT * a.1),
-                    b: b.0.add(col / RIGHT * b.1),
-                    depth: k,
-                    c: c.0.add(row * c.1 + col),
-                    ldc: c.1,
-                    start: start.from_column(col),
-                    cols: RIGHT.min(n - col),
-                };
-                rows(tile, LEFT.min(m - row));
-            }
+            unsafe { rows(tile, LEFT.min(m - row)) };
         }
+    }
+}
+
+/// Asks for lines to be brought into the second-level cache.
+#[inline]
+fn prefetch(lines: *const Line, count: usize) {
+    for i in 0..count {
+        // SAFETY: a prefetch may be of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(lines.wrapping_add(i).cast()) };
     }
 }
 

@@ -34,6 +34,8 @@ mod avx512;
 mod check;
 mod dense;
 mod kernel;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 mod packed;
 mod panels;
 mod plan;
