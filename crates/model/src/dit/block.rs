@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use gallop_kernels::{
-    Precision, Segments, attention, gelu7, head_gate, linear, qk_norm_rope, rms_norm, swiglu7,
+    Precision, Segments, SelfAttention, gelu7, linear, rms_norm, self_attention, swiglu7,
 };
 
 use super::{AttentionKind, DitConfig, LayerKind, MlpKind};
@@ -148,23 +148,17 @@ impl Attention {
         kind: AttentionKind,
         rows: &Rows,
     ) -> Result<Tensor> {
-        let (nq, nk, head) = self.heads;
-        let length = x.dim(0)?;
         let qkv = rows.linear(&rows.norm(x, &self.pre_norm)?, &self.qkv)?;
-        let part = |start: usize, heads: usize| {
-            qkv.narrow(1, start, heads * head)?
-                .reshape((length, heads, head))
+        let layer = SelfAttention {
+            heads: self.heads,
+            rope: sequence.rope(),
+            segments: rows.segments,
+            plan: sequence.plan(kind),
+            eps: NORM_EPS,
+            precision: rows.precision,
         };
-        let rotate = |x: Tensor, norm: &Tensor| {
-            let norm = rows.present(norm)?;
-            qk_norm_rope(&x, &norm, sequence.rope(), rows.segments, NORM_EPS)
-        };
-        let q = rotate(part(0, nq)?, &self.q_norm)?;
-        let k = rotate(part(nq * head, nk)?, &self.k_norm)?;
-        let v = part((nq + nk) * head, nk)?;
-        let gate = qkv.narrow(1, (nq + 2 * nk) * head, nq)?.contiguous()?;
-        let out = attention(&q, &k, &v, sequence.plan(kind), rows.precision)?;
-        let out = head_gate(&out, &gate)?.reshape((length, nq * head))?;
+        let norms = (rows.present(&self.q_norm)?, rows.present(&self.k_norm)?);
+        let out = self_attention(&qkv, (&norms.0, &norms.1), &layer)?;
         rows.linear(&out, &self.proj)
     }
 }
