@@ -5,7 +5,7 @@
 
 use super::canvas::{Canvas, Rgb, luma, mix, scale, smooth};
 use super::light::Light;
-use super::noise::hash2;
+use super::noise::{hash2, split};
 use super::view::View;
 use crate::attributes::{Look, TimeOfDay};
 
@@ -260,5 +260,6 @@ impl Brush<'_> {
 
 /// `x` folded into `[-period/2, period/2)`.
 pub(super) fn wrapped(x: f32, period: f32) -> f32 {
-    x - (x / period).round() * period
+    let (turns, _) = split(x / period + 0.5);
+    x - turns as f32 * period
 }

@@ -2,7 +2,7 @@
 
 use super::backdrop::{Backdrop, Brush};
 use super::canvas::{Rgb, add, light_of, mix, scale, smooth, tint};
-use super::noise::{grain_at, hash2};
+use super::noise::{grain_at, hash2, split};
 use crate::attributes::{Look, TimeOfDay};
 
 /// Pixels per unit at depth one over pixels per unit at the subject's: how far the eye is.
@@ -96,6 +96,10 @@ impl Brush<'_> {
             ([84, 128, 66], 0.2, 0.020, 700.0),
         ];
         for (i, (colour, far, high, stretch)) in rows.into_iter().enumerate() {
+            // No crest is higher: most of the sky needs no ridge.
+            if up > 1.4 * high {
+                continue;
+            }
             let crest = high * (0.35 + 1.0 * self.ridge(ax, stretch, i as f32));
             let inside = smooth(
                 crest + 0.5 * self.soft / depth,
@@ -135,6 +139,10 @@ impl Brush<'_> {
 
     /// Round crowns on trunks, each lit from its own side.
     fn trees(&self, behind: Rgb, (x, up): (f32, f32), (edge, row): (f32, i32)) -> Rgb {
+        // No crown is higher.
+        if up > 0.25 {
+            return behind;
+        }
         let gap = [0.10f32, 0.15][row as usize];
         let far = [0.4f32, 0.08][row as usize];
         let number = (x / gap).floor();
@@ -181,6 +189,9 @@ impl Brush<'_> {
         let depth = Backdrop::Beach.depth() + 3.2;
         let (ax, up) = (x / depth, (y - self.eye) / depth);
         let sky = self.sky(ax, up);
+        if up > 0.0005 {
+            return sky;
+        }
         let sea_top = self.land([28, 92, 140], 0.25);
         let sea_low = self.land([84, 176, 180], 0.0);
         let down = (-up / 0.016).clamp(0.0, 1.0);
@@ -215,11 +226,13 @@ impl Brush<'_> {
         (width, high, far): (f32, f32, f32),
         row: i32,
     ) -> Rgb {
-        let number = (x / width).floor() as i32 + 50 * row + self.seed;
-        let (inside_x, edge) = (
-            x - (x / width).floor() * width,
-            self.soft / (Backdrop::City.depth() + 3.2),
-        );
+        let edge = self.soft / (Backdrop::City.depth() + 3.2);
+        // No roof is higher.
+        if up > high + edge {
+            return behind;
+        }
+        let (house, across) = split(x / width);
+        let (number, inside_x) = (house + 50 * row + self.seed, across * width);
         let top = high * (0.35 + 0.65 * hash2(number, 3));
         let walls = [
             [176, 150, 130],
