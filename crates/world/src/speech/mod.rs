@@ -73,12 +73,10 @@ impl Voice {
     }
 }
 
-/// A phrase as it was said.
+/// A phrase ready to be said: how the mouth and the voice move.
 #[derive(Clone, Debug)]
 pub struct Utterance {
-    /// The sound at 48 kHz, its loudest stretch at a fixed level.
-    pub samples: Vec<f32>,
-    /// The sounds, one after another, in seconds from the start of `samples`.
+    /// The sounds, one after another, in seconds from the start.
     pub phonemes: Vec<Phoneme>,
     /// The words, likewise.
     pub words: Vec<Word>,
@@ -86,9 +84,19 @@ pub struct Utterance {
     pub mouth: Vec<Mouth>,
     /// The pitch every millisecond, hertz, also where nothing is voiced.
     pub pitch: Vec<f32>,
+    track: Vec<tracks::Control>,
+    voice: Voice,
+    noise: Noise,
 }
 
 impl Utterance {
+    /// The sound at 48 kHz, its loudest stretch at a fixed level; the same at every call.
+    pub fn samples(&self) -> Vec<f32> {
+        let mut samples = synth::speak(&self.track, &self.voice, &mut self.noise.clone());
+        level(&mut samples);
+        samples
+    }
+
     /// Seconds to the end of the last sound.
     pub fn seconds(&self) -> f64 {
         self.phonemes.last().map_or(0.0, |p| p.end)
@@ -113,7 +121,7 @@ impl Utterance {
     }
 }
 
-/// Says `phrase`; equal seeds give equal samples.
+/// Works out how `phrase` is said; equal seeds give equal samples.
 pub fn speak(phrase: &Phrase, voice: &Voice, seed: u64) -> Utterance {
     let mut noise = Noise::new(seed);
     let said = prosody::sounds(phrase, voice, &mut noise);
@@ -123,8 +131,6 @@ pub fn speak(phrase: &Phrase, voice: &Voice, seed: u64) -> Utterance {
     for (i, control) in track.iter_mut().enumerate() {
         control.pitch = pitch.get(i).copied().unwrap_or(last);
     }
-    let mut samples = synth::speak(&track, voice, &mut noise);
-    level(&mut samples);
     let seconds = |ms: f32| f64::from(ms) / 1000.0;
     let phonemes: Vec<Phoneme> = said
         .iter()
@@ -141,11 +147,13 @@ pub fn speak(phrase: &Phrase, voice: &Voice, seed: u64) -> Utterance {
         })
         .collect();
     Utterance {
-        samples,
         words: words(phrase, &said, &phonemes),
         phonemes,
         mouth: track.iter().map(|c| c.mouth).collect(),
         pitch,
+        track,
+        voice: *voice,
+        noise,
     }
 }
 

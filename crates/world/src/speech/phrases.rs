@@ -108,7 +108,7 @@ const EN: &Grammar = &Grammar {
         ("see", "S IY1"),
         ("tomorrow", "T AX0 M AA1 R OW0"),
         ("welcome", "W EH1 L K AX0 M"),
-        ("goodbye", "G UH0 D B AY1"),
+        ("goodbye", "G UH1 D B AY1"),
         ("nice", "N AY1 S"),
         ("to", "T AX0"),
         ("meet", "M IY1 T"),

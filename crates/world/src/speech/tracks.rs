@@ -148,20 +148,23 @@ fn expand(said: &[Said], i: usize) -> Vec<Segment> {
             };
             vec![of(sound.ms, target)]
         }
-        Class::Aspirate => {
-            // A throat that is nearly shut rasps as well.
-            let rasp = sound.phone.place == Place::Velar;
-            let target = Control {
-                formants: neighbour(said, i).unwrap_or(phone.from),
-                breath: if rasp { 0.75 } else { 0.60 },
-                noise: if rasp { 0.35 } else { 0.0 },
-                ..closed
-            };
-            vec![of(sound.ms, target)]
-        }
+        Class::Aspirate => vec![of(sound.ms, aspirate(said, i, closed))],
         Class::Stop { voiced, aspirated } => stop(said, i, closed, (voiced, aspirated)),
         Class::Affricate { voiced, aspirated } => affricate(sound, closed, (voiced, aspirated)),
         Class::Pause => vec![of(sound.ms, base)],
+    }
+}
+
+/// Breath through the shape of the vowel beside it.
+fn aspirate(said: &[Said], i: usize, closed: Control) -> Control {
+    let phone = said[i].phone;
+    // A throat that is nearly shut rasps as well.
+    let rasp = phone.place == Place::Velar;
+    Control {
+        formants: neighbour(said, i).unwrap_or(phone.from),
+        breath: if rasp { 0.75 } else { 0.60 },
+        noise: if rasp { 0.35 } else { 0.0 },
+        ..closed
     }
 }
 
@@ -236,17 +239,25 @@ fn stop(
         ),
     ];
     if aspirated && !after_s {
-        let next = neighbour(said, i).unwrap_or(closed.formants);
-        let open = Control {
-            formants: std::array::from_fn(|k| 0.4 * closed.formants[k] + 0.6 * next[k]),
-            breath: if before_vowel { 0.42 } else { 0.15 },
-            noise: 0.18,
-            mouth: said.get(i + 1).map_or(closed.mouth, |s| s.phone.mouth),
-            ..closed
-        };
-        segments.push(of(if before_vowel { 48.0 } else { 25.0 }, open));
+        segments.push(breath(said, i, closed, before_vowel));
     }
     segments
+}
+
+/// The breath after a voiceless stop, on its way to the shape of the vowel.
+fn breath(said: &[Said], i: usize, closed: Control, before_vowel: bool) -> Segment {
+    let next = neighbour(said, i).unwrap_or(closed.formants);
+    let target = Control {
+        formants: std::array::from_fn(|k| 0.4 * closed.formants[k] + 0.6 * next[k]),
+        breath: if before_vowel { 0.42 } else { 0.15 },
+        noise: 0.18,
+        mouth: said.get(i + 1).map_or(closed.mouth, |s| s.phone.mouth),
+        ..closed
+    };
+    Segment {
+        ms: if before_vowel { 48.0 } else { 25.0 },
+        target,
+    }
 }
 
 fn affricate(sound: &Said, closed: Control, (voiced, aspirated): (bool, bool)) -> Vec<Segment> {
@@ -255,9 +266,9 @@ fn affricate(sound: &Said, closed: Control, (voiced, aspirated): (bool, bool)) -
     let mut segments = vec![
         of(0.75 * sound.ms, Control { voice, ..closed }),
         of(
-            if aspirated { 70.0 } else { 38.0 },
+            if aspirated { 75.0 } else { 58.0 },
             Control {
-                noise: 0.95,
+                noise: 1.1,
                 voice: 0.5 * voice,
                 ..closed
             },

@@ -239,14 +239,7 @@ fn head(painter: &mut Painter, frame: &Frame, looks: &Looks, pose: &Pose) {
         albedo: looks.skin,
         gloss: 0.12,
     };
-    for side in [-1.0, 1.0] {
-        let [x, y] = frame.at([0.247 * side, 0.0]);
-        let (rx, ry) = (0.042 * frame.unit, 0.060 * frame.unit);
-        painter.ellipsoid(
-            Ellipse { x, y, rx, ry },
-            Surface::matt(scale(looks.skin, 0.9)),
-        );
-    }
+    ears(painter, frame, looks);
     // The chin goes down with the jaw.
     let jaw = 0.075 * pose.mouth.open;
     let wide = if looks.child { 0.195 } else { 0.18 };
@@ -274,19 +267,32 @@ fn head(painter: &mut Painter, frame: &Frame, looks: &Looks, pose: &Pose) {
     });
     painter.outline(&outline, skin.albedo);
     if looks.freckles {
-        for (x, y) in [
-            (0.10, -0.06),
-            (0.13, -0.085),
-            (0.155, -0.055),
-            (0.12, -0.11),
-            (0.18, -0.08),
-        ] {
-            for side in [-1.0, 1.0] {
-                let [x, y] = frame.at([side * x, y]);
-                let r = 0.006 * frame.unit;
-                painter.disc(Ellipse { x, y, rx: r, ry: r }, scale(looks.skin, 0.45), 0.5);
-            }
-        }
+        freckles(painter, frame, looks);
+    }
+}
+
+fn ears(painter: &mut Painter, frame: &Frame, looks: &Looks) {
+    let skin = Surface::matt(scale(looks.skin, 0.9));
+    for side in [-1.0, 1.0] {
+        let [x, y] = frame.at([0.247 * side, 0.0]);
+        let (rx, ry) = (0.042 * frame.unit, 0.060 * frame.unit);
+        painter.ellipsoid(Ellipse { x, y, rx, ry }, skin);
+    }
+}
+
+fn freckles(painter: &mut Painter, frame: &Frame, looks: &Looks) {
+    const PLACES: [[f32; 2]; 5] = [
+        [0.10, -0.06],
+        [0.13, -0.085],
+        [0.155, -0.055],
+        [0.12, -0.11],
+        [0.18, -0.08],
+    ];
+    let r = 0.006 * frame.unit;
+    for [x, y] in PLACES.into_iter().flat_map(|[x, y]| [[-x, y], [x, y]]) {
+        let [x, y] = frame.at([x, y]);
+        let spot = Ellipse { x, y, rx: r, ry: r };
+        painter.disc(spot, scale(looks.skin, 0.45), 0.5);
     }
 }
 
@@ -337,16 +343,24 @@ fn eyes(painter: &mut Painter, frame: &Frame, looks: &Looks, pose: &Pose) {
             let lid = [-rx, rx].map(|x| frame.at([at[0] + x, at[1] - 0.006]));
             painter.line(lid, 0.005 * frame.unit, lash);
         }
-        let high = 0.125 * size.sqrt() + pose.brows;
-        painter.limb(
-            Limb {
-                from: frame.at([0.158 * side, high - 0.008]),
-                to: frame.at([0.052 * side, high - 0.006]),
-                radius: [0.009 * frame.unit, 0.013 * frame.unit],
-            },
+        eyebrow(
+            painter,
+            frame,
             brow,
+            (side, 0.125 * size.sqrt() + pose.brows),
         );
     }
+}
+
+fn eyebrow(painter: &mut Painter, frame: &Frame, brow: Surface, (side, high): (f32, f32)) {
+    painter.limb(
+        Limb {
+            from: frame.at([0.158 * side, high - 0.008]),
+            to: frame.at([0.052 * side, high - 0.006]),
+            radius: [0.009 * frame.unit, 0.013 * frame.unit],
+        },
+        brow,
+    );
 }
 
 fn glasses(painter: &mut Painter, frame: &Frame) {

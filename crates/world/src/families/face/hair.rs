@@ -3,53 +3,55 @@
 use super::draw::{Frame, Looks, Style};
 use crate::render::{Ellipse, Painter, Surface, scale, smooth_outline};
 
+/// Outlines of hair behind the head.
+const LONG: &[[f32; 2]] = &[
+    [-0.27, 0.10],
+    [-0.22, 0.31],
+    [0.0, 0.40],
+    [0.22, 0.31],
+    [0.27, 0.10],
+    [0.30, -0.18],
+    [0.29, -0.42],
+    [0.16, -0.47],
+    [0.0, -0.42],
+    [-0.16, -0.47],
+    [-0.29, -0.42],
+    [-0.30, -0.18],
+];
+const BUN: &[[f32; 2]] = &[
+    [-0.265, 0.0],
+    [-0.24, 0.24],
+    [0.0, 0.37],
+    [0.24, 0.24],
+    [0.265, 0.0],
+    [0.18, -0.12],
+    [-0.18, -0.12],
+];
+const SHORT: &[[f32; 2]] = &[
+    [-0.268, -0.02],
+    [-0.265, 0.16],
+    [-0.18, 0.31],
+    [0.0, 0.365],
+    [0.18, 0.31],
+    [0.265, 0.16],
+    [0.268, -0.02],
+    [0.0, -0.10],
+];
+
 /// What hangs behind the head.
 pub fn behind(painter: &mut Painter, frame: &Frame, looks: &Looks) {
     let hair = surface(looks);
     match looks.style {
         Style::Long => {
-            let points = [
-                [-0.27, 0.10],
-                [-0.22, 0.31],
-                [0.0, 0.40],
-                [0.22, 0.31],
-                [0.27, 0.10],
-                [0.30, -0.18],
-                [0.29, -0.42],
-                [0.16, -0.47],
-                [0.0, -0.42],
-                [-0.16, -0.47],
-                [-0.29, -0.42],
-                [-0.30, -0.18],
-            ];
-            fill(painter, frame, &points, dull(hair));
+            fill(painter, frame, LONG, dull(hair));
         }
         Style::Curly => curls(painter, frame, hair, true),
         Style::Bun => {
             ball(painter, frame, [0.0, 0.37], 0.10, hair);
-            let points = [
-                [-0.265, 0.0],
-                [-0.24, 0.24],
-                [0.0, 0.37],
-                [0.24, 0.24],
-                [0.265, 0.0],
-                [0.18, -0.12],
-                [-0.18, -0.12],
-            ];
-            fill(painter, frame, &points, dull(hair));
+            fill(painter, frame, BUN, dull(hair));
         }
         Style::Short => {
-            let points = [
-                [-0.268, -0.02],
-                [-0.265, 0.16],
-                [-0.18, 0.31],
-                [0.0, 0.365],
-                [0.18, 0.31],
-                [0.265, 0.16],
-                [0.268, -0.02],
-                [0.0, -0.10],
-            ];
-            fill(painter, frame, &points, dull(hair));
+            fill(painter, frame, SHORT, dull(hair));
         }
     }
 }

@@ -230,7 +230,7 @@ fn starts(a: &Attributes, said: &Utterance, seconds: f64, rng: &mut WorldRng) ->
     let spare = seconds - whole;
     // Too short a clip shows any part of it.
     let first = if spare > 0.25 {
-        rng.random_range(0.12..spare.min(0.5).max(0.13))
+        rng.random_range(0.12..spare.clamp(0.13, 0.5))
     } else {
         let late = rng.random_range(0.0..1.0);
         if spare > 0.0 {
@@ -283,7 +283,7 @@ impl Stage for FaceStage {
     fn score(&self) -> Score {
         let a = &self.attributes;
         let mut cues = ambience(a, self.setting.backdrop.indoor());
-        let samples: std::sync::Arc<[f32]> = self.said.samples.clone().into();
+        let samples: std::sync::Arc<[f32]> = self.said.samples().into();
         cues.extend(self.starts.iter().map(|&time| Cue {
             time,
             strength: 1.0,

@@ -2,6 +2,7 @@
 
 mod draw;
 mod strokes;
+mod xylophone;
 
 use gallop_core::{ClipShape, FPS};
 use rand::RngExt;
@@ -160,7 +161,7 @@ impl StruckStage {
     /// Where a stroke on `target` lands.
     fn contact(&self, target: usize) -> [f64; 3] {
         if self.is_xylophone() {
-            draw::bar_middle(&self.instruments[0], target)
+            xylophone::bar_middle(&self.instruments[0], target)
         } else {
             draw::contact(&self.instruments[target])
         }
@@ -266,7 +267,7 @@ impl Stage for StruckStage {
         for (i, one) in self.instruments.iter().enumerate() {
             if self.is_xylophone() {
                 let since: [_; 8] = std::array::from_fn(|bar| self.since(bar, time));
-                draw::xylophone(painter, one, &since);
+                xylophone::draw(painter, one, &since);
             } else {
                 draw::instrument(painter, one, self.since(i, time));
             }
@@ -314,7 +315,7 @@ impl Stage for StruckStage {
             objects.extend(BARS.iter().enumerate().map(|(i, (label, _))| Placed {
                 label,
                 at: self.contact(i),
-                half: draw::bar_half(&self.instruments[0], i),
+                half: xylophone::bar_half(&self.instruments[0], i),
                 present: true,
             }));
         }
