@@ -9,6 +9,7 @@
 
 mod blocks;
 mod pixels;
+mod start;
 
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, PixelSize};
@@ -24,6 +25,7 @@ pub use blocks::Carry;
 pub use pixels::{
     GROUP, STRIDE, frames_to_groups, groups_to_patches, latent_size, patches_to_frames,
 };
+pub use start::start_as_transform;
 
 /// Latents stay within plus and minus this.
 const BOUND: f64 = 3.0;

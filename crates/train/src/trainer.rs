@@ -184,3 +184,7 @@ pub(crate) fn metric(name: &str, value: f64) -> (String, f64) {
 pub(crate) fn metrics<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
     pairs.into_iter().map(|(name, value)| metric(name, value)).collect()
 }
+
+#[cfg(test)]
+#[path = "trainer_tests.rs"]
+mod tests;

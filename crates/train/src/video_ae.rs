@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use gallop_core::{Cancel, Frame, PixelSize, Progress};
 use gallop_kernels::Precision;
-use gallop_model::video_ae::{GROUP, VideoAe, VideoAeConfig, frames_to_groups, groups_to_patches};
+use gallop_model::video_ae::{
+    GROUP, VideoAe, VideoAeConfig, frames_to_groups, groups_to_patches, start_as_transform,
+};
 use gallop_model::{Vars, Weights};
 use gallop_world::Split;
 use rand::RngExt;
@@ -28,6 +30,9 @@ use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
 const STATISTICS_BATCHES: u64 = 24;
 /// Where those batches are in the stream of data: beyond any training.
 const STATISTICS_AT: u64 = 1 << 40;
+/// Root mean square that latents start with, well within their bounds, and the least it is measured as.
+const LATENT_SIZE: f32 = 0.8;
+const LEAST_SIZE: f32 = 1e-3;
 /// Frames of a clip that a sheet shows.
 const SHOWN: usize = 6;
 /// Greatest squared difference of pixels in [-1, 1].
@@ -41,6 +46,10 @@ pub struct VideoAeRecipe {
     pub run: RunRecipe,
     /// Learning rates.
     pub optimiser: OptimiserRecipe,
+    /// Whether the encoder stays the cosine transform it starts as, so that latents do not change while
+    /// the decoder learns.
+    #[serde(default)]
+    pub freeze_encoder: bool,
     /// Widths and depths.
     #[serde(default)]
     pub model: VideoAeConfig,
@@ -93,12 +102,19 @@ pub fn train_video_ae(
 ) -> Result<Outcome> {
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
+    let ae = VideoAe::new(&recipe.model, &weights, Precision::Bf16)?;
+    start_as_transform(&recipe.model, &vars)?;
     let mut task = VideoTask {
         recipe: Arc::new(recipe.clone()),
-        ae: VideoAe::new(&recipe.model, &weights, Precision::Bf16)?,
+        ae,
         held_out: held_out(recipe)?,
     };
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &["latents."])?;
+    task.calibrate(&vars)?;
+    let frozen: &[&str] = match recipe.freeze_encoder {
+        true => &["latents.", "encoder."],
+        false => &["latents."],
+    };
+    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, frozen)?;
     progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
@@ -168,6 +184,10 @@ impl Task for VideoTask {
     fn loss(&mut self, batch: VideoBatch, _step: u64) -> Result<StepLoss> {
         let loss = self.recipe.loss;
         let latents = self.ae.encode_groups(&batch.groups, None)?;
+        let latents = match self.recipe.freeze_encoder {
+            true => latents.detach(),
+            false => latents,
+        };
         let noise = self.noise(&latents, batch.index)?;
         let predicted = self.ae.decode_groups(&(&latents + noise)?, None)?;
         let target = groups_to_patches(&batch.groups)?;
@@ -217,13 +237,43 @@ impl VideoTask {
         latent_noise(latents, self.recipe.loss.latent_noise, &mut rng)
     }
 
+    /// Latents of clips that no training sees, one tensor a batch.
+    fn latents(&self) -> Result<Vec<Tensor>> {
+        (0..STATISTICS_BATCHES)
+            .map(|i| {
+                let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
+                Ok(self.ae.encode_groups(&batch.groups, None)?.detach())
+            })
+            .collect()
+    }
+
+    /// Before training: makes all channels of the latents equally large.
+    fn calibrate(&self, vars: &Vars) -> Result<()> {
+        let channels = self.recipe.model.latent_channels;
+        let mut squares = vec![0f32; channels];
+        let latents = self.latents()?;
+        for batch in &latents {
+            let mean = batch.reshape(((), channels))?.sqr()?.mean(0)?.to_vec1::<f32>()?;
+            let share = 1.0 / latents.len() as f32;
+            squares.iter_mut().zip(mean).for_each(|(sum, mean)| *sum += share * mean);
+        }
+        let sizes = squares.iter().map(|s| s.sqrt().max(LEAST_SIZE) / LATENT_SIZE);
+        let sizes = Tensor::from_iter(sizes, &Device::Cpu)?;
+        let scaled = |name: &str, sizes: &Tensor, divide: bool| -> Result<()> {
+            let Some(var) = vars.get(name) else {
+                return Ok(());
+            };
+            Ok(var.set(&match divide {
+                true => var.broadcast_div(sizes)?,
+                false => var.broadcast_mul(sizes)?,
+            })?)
+        };
+        scaled("encoder.head.weight", &sizes.unsqueeze(1)?, true)?;
+        scaled("decoder.embed.weight", &sizes, false)
+    }
+
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
-        let latents = (0..STATISTICS_BATCHES).map(|i| {
-            let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
-            Ok(self.ae.encode_groups(&batch.groups, None)?)
-        });
-        let latents = latents.collect::<Result<Vec<_>>>()?;
-        export(vars, &latents, &self.recipe.model, path)
+        export(vars, &self.latents()?, &self.recipe.model, path)
     }
 }
 

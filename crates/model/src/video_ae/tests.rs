@@ -104,3 +104,25 @@ fn pixels_go_through_patches_unchanged() {
     let patches = groups_to_patches(&groups).unwrap().squeeze(0).unwrap();
     assert_eq!(patches_to_frames(&patches, 3, size).unwrap(), frames);
 }
+
+#[test]
+fn training_starts_as_a_transform_that_keeps_smooth_pictures() {
+    let config = VideoAeConfig {
+        widths: [96, 64, 48],
+        ..VideoAeConfig::default()
+    };
+    let vars = Vars::default();
+    let weights = Weights::vars(&vars, Some(1), &Device::Cpu);
+    let ae = VideoAe::new(&config, &weights, Precision::F32).unwrap();
+    start_as_transform(&config, &vars).unwrap();
+    let size = PixelSize::new(64, 48);
+    let value = |x: usize, y: usize, c: usize| (100 + x / 2 + y / 2 * (c % 2)) as u8;
+    let mut frame = Frame::black(size);
+    for (i, byte) in frame.rgb.iter_mut().enumerate() {
+        *byte = value(i / 3 % 64, i / 192, i % 3);
+    }
+    let back = ae.decode(&ae.encode(&vec![frame.clone(); 5]).unwrap(), size).unwrap();
+    for (a, b) in back[4].rgb.iter().zip(&frame.rgb) {
+        assert!(a.abs_diff(*b) < 12, "{a} {b}");
+    }
+}
