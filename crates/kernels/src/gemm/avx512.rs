@@ -18,8 +18,10 @@ struct Tile {
     a: *const Line,
     b: *const Line,
     depth: usize,
-    c: *mut f32,
-    ldc: usize,
+    /// Where the sums so far are, for `Start::Add`, and from one row to the next.
+    from: (*const f32, usize),
+    /// Where the sums go.
+    to: (*mut f32, usize),
     start: Start,
     cols: usize,
 }
@@ -37,45 +39,36 @@ pub unsafe fn block(
     start: Start,
 ) {
     let parts = k.div_ceil(DEPTH).max(1);
-    let ahead = (DEPTH.min(k) / LINE * RIGHT).div_ceil(m.div_ceil(LEFT).max(1));
+    // The sums of one right panel wait side by side: rows of C that lie a power of two apart push each other out of
+    // the caches.
+    let mut waiting = vec![0.0f32; if parts > 1 { m * RIGHT } else { 0 }];
     for (col, part) in (0..n)
         .step_by(RIGHT)
         .flat_map(|col| (0..parts).map(move |p| (col, p)))
     {
-        let start = if part == 0 {
-            start.from_column(col)
+        let c = (c.0.wrapping_add(col), c.1);
+        let buffer = (waiting.as_mut_ptr(), RIGHT);
+        let (from, start) = if part == 0 {
+            (c, start.from_column(col))
         } else {
-            Start::Add
+            (buffer, Start::Add)
         };
-        let right =
-            b.0.wrapping_add(col / RIGHT * b.1 + part * DEPTH / LINE * RIGHT);
-        // The next part of the right side follows in memory; it is fetched while this one is used.
-        let mut next = right.wrapping_add(DEPTH.min(k - part * DEPTH) / LINE * RIGHT);
+        let to = if part + 1 == parts { c } else { buffer };
         for row in (0..m).step_by(LEFT) {
-            prefetch(next, ahead);
-            next = next.wrapping_add(ahead);
             let tile = Tile {
                 a: a.0
                     .wrapping_add(row / LEFT * a.1 + part * DEPTH / LINE * LEFT),
-                b: right,
+                b: b.0
+                    .wrapping_add(col / RIGHT * b.1 + part * DEPTH / LINE * RIGHT),
                 depth: DEPTH.min(k - part * DEPTH),
-                c: c.0.wrapping_add(row * c.1 + col),
-                ldc: c.1,
+                from: (from.0.wrapping_add(row * from.1).cast_const(), from.1),
+                to: (to.0.wrapping_add(row * to.1), to.1),
                 start,
                 cols: RIGHT.min(n - col),
             };
-            // SAFETY: as the caller promises.
+            // SAFETY: as the caller promises; the buffer has m rows.
             unsafe { rows(tile, LEFT.min(m - row)) };
         }
-    }
-}
-
-/// Asks for lines to be brought into the second-level cache.
-#[inline]
-fn prefetch(lines: *const Line, count: usize) {
-    for i in 0..count {
-        // SAFETY: a prefetch may be of any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(lines.wrapping_add(i).cast()) };
     }
 }
 
@@ -109,7 +102,8 @@ unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
             Start::Add => {
                 for r in 0..R {
                     for v in 0..V {
-                        sums[r][v] = _mm512_maskz_loadu_ps(masks[v], t.c.add(r * t.ldc + 16 * v));
+                        sums[r][v] =
+                            _mm512_maskz_loadu_ps(masks[v], t.from.0.add(r * t.from.1 + 16 * v));
                     }
                 }
             }
@@ -144,7 +138,7 @@ unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
         }
         for r in 0..R {
             for v in 0..V {
-                _mm512_mask_storeu_ps(t.c.add(r * t.ldc + 16 * v), masks[v], sums[r][v]);
+                _mm512_mask_storeu_ps(t.to.0.add(r * t.to.1 + 16 * v), masks[v], sums[r][v]);
             }
         }
     }
