@@ -15,6 +15,7 @@ pub use files::{WeightFiles, save_weights};
 pub use vars::Vars;
 
 use crate::error::{ModelError, Result};
+use crate::lora::Lora;
 
 /// How a weight begins when it is trained from nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +43,7 @@ pub struct Weights {
     source: Source,
     prefix: String,
     device: Device,
+    loras: Arc<Vec<Lora>>,
 }
 
 impl Weights {
@@ -67,7 +69,13 @@ impl Weights {
             source,
             prefix: String::new(),
             device: device.clone(),
+            loras: Arc::default(),
         }
+    }
+
+    /// The same weights, each with these changes merged into it as it is read.
+    pub fn with_loras(self, loras: Arc<Vec<Lora>>) -> Self {
+        Self { loras, ..self }
     }
 
     /// The place `name` below this one.
@@ -108,7 +116,7 @@ impl Weights {
     /// When it is missing or of another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Tensor> {
         let (shape, name) = (shape.into(), self.path(name));
-        let tensor = match &self.source {
+        let mut tensor = match &self.source {
             Source::Files(files) => files.load(&name, &self.device)?,
             Source::Memory(tensors) => tensors
                 .get(&name)
@@ -129,6 +137,9 @@ impl Weights {
                 want: shape.dims().to_vec(),
             });
         }
+        for lora in self.loras.iter() {
+            tensor = lora.merge(&name, &tensor)?;
+        }
         Ok(tensor)
     }
 
@@ -144,6 +155,7 @@ impl Weights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     #[test]
@@ -207,6 +219,24 @@ mod tests {
         std::fs::write(&index_file, index.replace("2.s", "../2.s")).unwrap();
         assert!(WeightFiles::open(folder.path()).is_err());
         Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_panics(header in "[ -~]{0,120}", length in 0u64..200, rest in any::<Vec<u8>>()) {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("w.safetensors");
+            let bytes = [&length.to_le_bytes(), header.as_bytes(), &rest].concat();
+            std::fs::write(&file, bytes).unwrap();
+            if let Ok(files) = WeightFiles::open(&file) {
+                for name in files.names() {
+                    let _ = files.load(&name, &Device::Cpu);
+                }
+            }
+            let index = folder.path().join("a.safetensors.index.json");
+            std::fs::write(&index, header).unwrap();
+            prop_assert!(WeightFiles::open(&index).is_err());
+        }
     }
 
     #[test]

@@ -139,10 +139,10 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    fn add(&mut self, shape: &[usize], dtype: &str, bits: usize) {
+    fn add(&mut self, shape: &[usize], dtype: &str, bytes: usize) {
         let count = shape.iter().map(|&d| d as u64).product::<u64>();
         self.parameters += count;
-        self.bytes += count * bits as u64 / 8;
+        self.bytes += bytes as u64;
         *self.dtypes.entry(dtype.into()).or_default() += count;
     }
 }
@@ -275,7 +275,8 @@ fn count_files(part: Part, path: &Path) -> Result<Inventory> {
     let mut inventory = Inventory::default();
     for name in files.names().iter().filter(|name| part.owns(name)) {
         if let (Some(shape), Some(dtype)) = (files.shape(name), files.dtype(name)) {
-            inventory.add(shape, &format!("{dtype:?}").to_lowercase(), dtype.bitsize());
+            let bytes = files.bytes(name).map_or(0, <[u8]>::len);
+            inventory.add(shape, &format!("{dtype:?}").to_lowercase(), bytes);
         }
     }
     Ok(inventory)
@@ -286,7 +287,8 @@ fn count_pickle(part: Part, path: &Path) -> Result<Inventory> {
     let mut inventory = Inventory::default();
     for name in file.names().filter(|name| part.owns(name)) {
         if let Some((shape, element)) = file.info(name) {
-            inventory.add(shape, dtype_name(element), element.size() * 8);
+            let bytes = shape.iter().product::<usize>() * element.size();
+            inventory.add(shape, dtype_name(element), bytes);
         }
     }
     Ok(inventory)

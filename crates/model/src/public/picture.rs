@@ -50,7 +50,10 @@ impl Picture {
     /// # Errors
     /// When memory runs out.
     pub fn to_tensor(&self) -> Result<Tensor> {
-        let values = self.pixels.iter().map(|&p| f32::from(p) / 255.0 * 2.0 - 1.0);
+        let values = self
+            .pixels
+            .iter()
+            .map(|&p| f32::from(p) / 255.0 * 2.0 - 1.0);
         let shape = (1, self.height, self.width, 3);
         Ok(Tensor::from_vec(values.collect(), shape, &Device::Cpu)?)
     }
@@ -70,7 +73,10 @@ impl Picture {
         let side = |whole: f64, part: f64| {
             let start = ((whole - part) / 2.0).round_ties_even();
             let end = ((whole + part) / 2.0).round_ties_even();
-            (start as usize, (end as usize).min(whole as usize).max(start as usize + 1))
+            (
+                start as usize,
+                (end as usize).min(whole as usize).max(start as usize + 1),
+            )
         };
         let (left, right) = side(w, new_w);
         let (top, bottom) = side(h, new_h);
@@ -86,14 +92,23 @@ impl Picture {
     }
 
     fn resize(&self, width: usize, height: usize) -> Self {
-        let mut picture = self.clone();
-        if picture.width != width {
-            picture = picture.resize_rows(&taps(picture.width, width));
+        let rows = |picture: Self| match picture.width == width {
+            true => picture,
+            false => picture.resize_rows(&taps(picture.width, width)),
+        };
+        let columns = |picture: Self| match picture.height == height {
+            true => picture,
+            false => picture.resize_columns(&taps(picture.height, height)),
+        };
+        // Between the two, pixels are rounded, so their order shows. The library under the public code
+        // begins with the columns of tall pictures whose height shrinks the most.
+        let tall = self.height > self.width
+            && height < self.height
+            && height * self.width < self.height * width;
+        match tall {
+            true => rows(columns(self.clone())),
+            false => columns(rows(self.clone())),
         }
-        if picture.height != height {
-            picture = picture.resize_columns(&taps(picture.height, height));
-        }
-        picture
     }
 
     fn resize_rows(&self, taps: &[Tap]) -> Self {

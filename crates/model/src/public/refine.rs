@@ -36,7 +36,11 @@ pub fn renoise_audio(latents: &Tensor, noise: &Tensor) -> Result<Tensor> {
 
 /// For each output: the input at or before it, the one after, and how far it lies between them.
 fn places(from: usize, to: usize) -> Vec<(u32, u32, f32)> {
-    let scale = if to > 1 { (from - 1) as f32 / (to - 1) as f32 } else { 0.0 };
+    let scale = if to > 1 {
+        (from - 1) as f32 / (to - 1) as f32
+    } else {
+        0.0
+    };
     let place = |out: usize| {
         let at = out as f32 * scale;
         let before = (at as usize).min(from - 1);

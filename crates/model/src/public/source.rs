@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use safetensors::Dtype;
 
 use super::error::{PublicError, Result};
 use crate::{error::ModelError, pickle::PickleFile, weights::WeightFiles};
@@ -100,6 +101,11 @@ impl TensorSource for WeightFiles {
 
     fn rows(&self, name: &str, rows: &[u32]) -> Result<Tensor> {
         let dtype = self.dtype(name).ok_or_else(|| missing(name))?;
+        if !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            // Numbers in fewer bits are not taken apart by rows.
+            let rows = Tensor::new(rows, &Device::Cpu)?;
+            return Ok(self.load(name, &Device::Cpu)?.index_select(&rows, 0)?);
+        }
         let table = self.bytes(name).ok_or_else(|| missing(name))?;
         let [count, width] = *WeightFiles::shape(self, name).ok_or_else(|| missing(name))? else {
             return Err(PublicError::Input(format!("{name} is no matrix")));

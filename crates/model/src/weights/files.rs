@@ -7,22 +7,50 @@ use std::path::{Path, PathBuf};
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;
-use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use crate::error::{ModelError, Result};
+use crate::quant::Quantized;
 
 /// Memory-mapped safetensors files; a tensor is copied when it is asked for.
 pub struct WeightFiles {
     shards: Vec<Shard>,
     /// Tensor -> index of its shard.
     routes: HashMap<String, usize>,
+    /// Matrices in fewer bits -> where their scales are.
+    scales: HashMap<String, Scale>,
+}
+
+/// Of a matrix in fewer bits.
+struct Scale {
+    /// Index of the shard that holds its scales.
+    shard: usize,
+    /// The matrix's own shape, however it is packed.
+    shape: Vec<usize>,
+}
+
+/// The bytes of one file.
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Static(bytes) => bytes,
+        }
+    }
 }
 
 struct Shard {
     path: PathBuf,
-    map: Mmap,
+    map: Bytes,
     /// Bytes before the tensors.
     header: usize,
     metadata: Metadata,
@@ -43,6 +71,18 @@ impl WeightFiles {
             .iter()
             .map(|path| Shard::open(path))
             .collect::<Result<Vec<_>>>()?;
+        Self::of(shards)
+    }
+
+    /// A safetensors file that is part of the program; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::of(vec![Shard::new(Path::new(name), Bytes::Static(bytes))?])
+    }
+
+    fn of(shards: Vec<Shard>) -> Result<Self> {
         let mut routes = HashMap::new();
         for (i, shard) in shards.iter().enumerate() {
             for name in shard.metadata.tensors().into_keys() {
@@ -54,7 +94,31 @@ impl WeightFiles {
                 }
             }
         }
-        Ok(Self { shards, routes })
+        let mut files = Self {
+            shards,
+            routes,
+            scales: HashMap::new(),
+        };
+        files.part_scales();
+        Ok(files)
+    }
+
+    /// Takes the scales of matrices in fewer bits (see [`crate::quant`]) out of the list of tensors.
+    fn part_scales(&mut self) {
+        for name in self.names() {
+            let packed = matches!(self.dtype(&name), Some(Dtype::U8 | Dtype::F8_E4M3));
+            let scale_name = format!("{name}.scale");
+            let (Some(shape), Some(scale)) = (self.shape(&name), self.shape(&scale_name)) else {
+                continue;
+            };
+            let mut shape = shape.to_vec();
+            if let (true, [_, columns], [_, _]) = (packed, &mut shape[..], scale) {
+                *columns = columns.saturating_mul(2);
+            }
+            if packed && let Some(shard) = self.routes.remove(&scale_name) {
+                self.scales.insert(name, Scale { shard, shape });
+            }
+        }
     }
 
     /// Whether there is a tensor of this name.
@@ -71,12 +135,15 @@ impl WeightFiles {
 
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        if let Some(scale) = self.scales.get(name) {
+            return Some(&scale.shape);
+        }
         let shard = &self.shards[*self.routes.get(name)?];
         Some(&shard.metadata.info(name)?.shape)
     }
 
-    /// The number type of a tensor.
-    pub fn dtype(&self, name: &str) -> Option<safetensors::Dtype> {
+    /// The number type that a tensor is stored in.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
         let shard = &self.shards[*self.routes.get(name)?];
         Some(shard.metadata.info(name)?.dtype)
     }
@@ -105,25 +172,21 @@ impl WeightFiles {
             .sum()
     }
 
-    /// Copies a tensor to `device` in its stored number type.
+    /// Copies a tensor to `device` in its stored number type; matrices in fewer bits in bfloat16.
     ///
     /// # Errors
     /// When it is missing or of a type that tensors cannot have.
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
-        let shard = self
-            .routes
-            .get(name)
-            .map(|&i| &self.shards[i])
-            .ok_or_else(|| ModelError::Missing(name.to_string()))?;
-        let info = shard
-            .metadata
-            .info(name)
-            .ok_or_else(|| ModelError::Missing(name.to_string()))?;
-        let (start, end) = info.data_offsets;
-        let bytes = &shard.map[shard.header + start..shard.header + end];
-        let view = safetensors::tensor::TensorView::new(info.dtype, info.shape.clone(), bytes)
-            .map_err(|e| ModelError::format(&shard.path, e))?;
-        Ok(view.load(device)?)
+        let missing = || ModelError::Missing(name.to_string());
+        let shard = *self.routes.get(name).ok_or_else(missing)?;
+        let Some(scale) = self.scales.get(name) else {
+            return self.shards[shard].load(name, device);
+        };
+        let small = Quantized {
+            data: self.shards[shard].load(name, &Device::Cpu)?,
+            scale: self.shards[scale.shard].load(&format!("{name}.scale"), &Device::Cpu)?,
+        };
+        Ok(small.dequantize()?.to_device(device)?)
     }
 }
 
@@ -133,6 +196,10 @@ impl Shard {
         // SAFETY: as with every mapped file, it must not be cut while we run; weights are written under
         // another name and moved into place, so a reader keeps the old file.
         let map = unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))?;
+        Self::new(path, Bytes::Mapped(map))
+    }
+
+    fn new(path: &Path, map: Bytes) -> Result<Self> {
         let wrong = |e| ModelError::format(path, format!("not a whole safetensors file: {e}"));
         SafeTensors::deserialize(&map).map_err(wrong)?;
         let (length, metadata) = SafeTensors::read_metadata(&map).map_err(wrong)?;
@@ -143,6 +210,18 @@ impl Shard {
             header: length + 8,
             metadata,
         })
+    }
+
+    fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
+        let info = self
+            .metadata
+            .info(name)
+            .ok_or_else(|| ModelError::Missing(name.to_string()))?;
+        let (start, end) = info.data_offsets;
+        let bytes = &self.map[self.header + start..self.header + end];
+        let view = safetensors::tensor::TensorView::new(info.dtype, info.shape.clone(), bytes)
+            .map_err(|e| ModelError::format(&self.path, e))?;
+        Ok(view.load(device)?)
     }
 }
 

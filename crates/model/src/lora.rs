@@ -1,0 +1,321 @@
+//! Low-rank changes to a model's weights (LoRA), merged into each weight as it is read.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{
+    error::{ModelError, Result},
+    weights::WeightFiles,
+};
+
+/// What trainers put before a module's name.
+const PREFIXES: [&str; 8] = [
+    "base_model.model.",
+    "diffusion_model.",
+    "lora_unet_",
+    "lora_transformer_",
+    "lycoris_",
+    "transformer.",
+    "dit.",
+    "model.",
+];
+
+/// What trainers put after it, and what the tensor then is.
+const SUFFIXES: [(&str, Role); 12] = [
+    (".lora_A.default.weight", Role::Down),
+    (".lora_B.default.weight", Role::Up),
+    (".lora_A.weight", Role::Down),
+    (".lora_B.weight", Role::Up),
+    (".lora_down.weight", Role::Down),
+    (".lora_up.weight", Role::Up),
+    (".lora.down.weight", Role::Down),
+    (".lora.up.weight", Role::Up),
+    (".lora_linear_layer.down.weight", Role::Down),
+    (".lora_linear_layer.up.weight", Role::Up),
+    (".alpha", Role::Alpha),
+    (".diff", Role::Difference),
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Down,
+    Up,
+    Alpha,
+    Difference,
+}
+
+/// The change to one matrix.
+#[derive(Clone, Debug, Default)]
+struct Change {
+    /// `[rank, in]`.
+    down: Option<Tensor>,
+    /// `[out, rank]`.
+    up: Option<Tensor>,
+    /// The scale times the rank; the rank itself where absent.
+    alpha: Option<f64>,
+    /// `[out, in]`.
+    difference: Option<Tensor>,
+}
+
+/// A file of changes, and how strongly they are made.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    path: PathBuf,
+    strength: f64,
+    /// By the module's name with `_` for `.`, since some trainers write it so.
+    changes: HashMap<String, Change>,
+}
+
+/// `file` or `file:strength`; a strength is a number, 1 where absent.
+pub fn parse_lora(text: &str) -> (PathBuf, f64) {
+    if let Some((file, strength)) = text.rsplit_once(':')
+        && let Ok(strength) = strength.parse()
+        && !file.is_empty()
+    {
+        return (file.into(), strength);
+    }
+    (text.into(), 1.0)
+}
+
+impl Lora {
+    /// Reads a safetensors file of low-rank matrices in the key styles of the usual trainers.
+    ///
+    /// # Errors
+    /// When it cannot be read, or holds something else than such matrices.
+    pub fn open(path: &Path, strength: f64) -> Result<Self> {
+        let files = WeightFiles::open(path)?;
+        let mut changes: HashMap<String, Change> = HashMap::new();
+        for name in files.names() {
+            let (module, role) = module(&name).ok_or_else(|| {
+                ModelError::format(path, format!("`{name}` is no low-rank change known here"))
+            })?;
+            let tensor = files.load(&name, &Device::Cpu)?.to_dtype(DType::F32)?;
+            let change = changes.entry(module).or_default();
+            match role {
+                Role::Down => change.down = Some(tensor),
+                Role::Up => change.up = Some(tensor),
+                Role::Difference => change.difference = Some(tensor),
+                Role::Alpha => {
+                    let alpha = tensor.flatten_all()?.get(0)?.to_scalar::<f32>()?;
+                    change.alpha = Some(f64::from(alpha));
+                }
+            }
+        }
+        let lora = Self {
+            path: path.into(),
+            strength,
+            changes,
+        };
+        lora.check()?;
+        Ok(lora)
+    }
+
+    fn check(&self) -> Result<()> {
+        for (module, change) in &self.changes {
+            let whole = match (&change.down, &change.up) {
+                (Some(down), Some(up)) => {
+                    down.rank() == 2 && up.rank() == 2 && down.dim(0)? == up.dim(1)?
+                }
+                (None, None) => change.difference.is_some(),
+                _ => false,
+            };
+            if !whole {
+                let why = format!("the change of `{module}` is not a pair of matrices that fit");
+                return Err(ModelError::format(&self.path, why));
+            }
+        }
+        if self.changes.is_empty() {
+            return Err(ModelError::format(&self.path, "it holds no change"));
+        }
+        Ok(())
+    }
+
+    /// The weight `name`, changed where this file changes it, in its own number type.
+    ///
+    /// # Errors
+    /// When the change has another shape than the weight.
+    pub fn merge(&self, name: &str, weight: &Tensor) -> Result<Tensor> {
+        let module = name
+            .strip_suffix(".weight")
+            .unwrap_or(name)
+            .replace('.', "_");
+        let Some(change) = self.changes.get(&module) else {
+            return Ok(weight.clone());
+        };
+        let delta = change.delta()?;
+        if delta.dims() != weight.dims() {
+            let why = format!(
+                "it changes `{name}` by a matrix of {:?}, but the model's is {:?}",
+                delta.dims(),
+                weight.dims()
+            );
+            return Err(ModelError::format(&self.path, why));
+        }
+        let sum = (weight.to_dtype(DType::F32)? + (delta * self.strength)?)?;
+        Ok(sum.to_dtype(weight.dtype())?)
+    }
+
+    /// The modules that it changes but a model with these weights lacks.
+    pub fn unmatched(&self, names: &[String]) -> Vec<String> {
+        let plain = |name: &String| {
+            let name = name.strip_suffix(".weight").unwrap_or(name);
+            name.replace('.', "_")
+        };
+        let known: std::collections::HashSet<String> = names.iter().map(plain).collect();
+        let modules = self
+            .changes
+            .keys()
+            .filter(|module| !known.contains(*module));
+        let mut missing: Vec<String> = modules.cloned().collect();
+        missing.sort_unstable();
+        missing
+    }
+}
+
+impl Change {
+    fn delta(&self) -> Result<Tensor> {
+        let full = self.difference.clone();
+        let (Some(down), Some(up)) = (&self.down, &self.up) else {
+            return full.ok_or_else(|| ModelError::Missing("lora".into()));
+        };
+        let rank = down.dim(0)? as f64;
+        let scale = self.alpha.map_or(1.0, |alpha| alpha / rank);
+        let low = (up.matmul(down)? * scale)?;
+        Ok(match full {
+            Some(full) => (low + full)?,
+            None => low,
+        })
+    }
+}
+
+/// The module that a tensor is about, with `_` for `.`, and what it is of it.
+fn module(name: &str) -> Option<(String, Role)> {
+    let (mut name, role) = SUFFIXES
+        .iter()
+        .find_map(|(suffix, role)| Some((name.strip_suffix(suffix)?, *role)))?;
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        name = rest;
+    }
+    Some((name.replace('.', "_"), role))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{Init, Weights, save_weights};
+    use std::{collections::BTreeMap, sync::Arc};
+
+    const NAME: &str = "block.layers.3.attention.linear_qkv";
+
+    fn tensor(values: &[f32], shape: (usize, usize)) -> Tensor {
+        Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn write(folder: &Path, tensors: Vec<(String, Tensor)>) -> PathBuf {
+        let path = folder.join("lora.safetensors");
+        save_weights(&path, tensors, &BTreeMap::new()).unwrap();
+        path
+    }
+
+    /// A change of rank 1 whose product is [[3, 6], [4, 8]].
+    fn pair(down: String, up: String) -> Vec<(String, Tensor)> {
+        vec![
+            (down, tensor(&[1., 2.], (1, 2))),
+            (up, tensor(&[3., 4.], (2, 1))),
+        ]
+    }
+
+    #[test]
+    fn every_key_style_makes_the_same_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let flat = NAME.replace('.', "_");
+        for (down, up) in [
+            (
+                format!("base_model.model.{NAME}.lora_A.weight"),
+                format!("base_model.model.{NAME}.lora_B.weight"),
+            ),
+            (
+                format!("{NAME}.lora_A.default.weight"),
+                format!("{NAME}.lora_B.default.weight"),
+            ),
+            (
+                format!("transformer.{NAME}.lora.down.weight"),
+                format!("transformer.{NAME}.lora.up.weight"),
+            ),
+            (
+                format!("diffusion_model.{NAME}.lora_down.weight"),
+                format!("diffusion_model.{NAME}.lora_up.weight"),
+            ),
+            (
+                format!("lora_unet_{flat}.lora_down.weight"),
+                format!("lora_unet_{flat}.lora_up.weight"),
+            ),
+        ] {
+            let lora = Lora::open(&write(folder.path(), pair(down, up)), 0.5).unwrap();
+            let weight = tensor(&[1., 1., 1., 1.], (2, 2));
+            let merged = lora.merge(&format!("{NAME}.weight"), &weight).unwrap();
+            assert_eq!(merged.to_vec2::<f32>().unwrap(), [[2.5, 4.], [3., 5.]]);
+            let other = lora.merge("block.layers.4.attention.linear_qkv.weight", &weight);
+            assert_eq!(
+                other.unwrap().to_vec2::<f32>().unwrap(),
+                [[1., 1.], [1., 1.]]
+            );
+            assert_eq!(lora.unmatched(&[format!("{NAME}.weight")]), [""; 0]);
+            assert_eq!(lora.unmatched(&[]), [flat.as_str()]);
+        }
+    }
+
+    #[test]
+    fn alpha_is_over_the_rank_and_several_files_add_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tensors = pair(
+            format!("{NAME}.lora_down.weight"),
+            format!("{NAME}.lora_up.weight"),
+        );
+        tensors.push((
+            format!("{NAME}.alpha"),
+            Tensor::new(&[2f32], &Device::Cpu).unwrap(),
+        ));
+        let lora = Lora::open(&write(folder.path(), tensors), 1.0).unwrap();
+        let weight = tensor(&[0.; 4], (2, 2)).to_dtype(DType::BF16).unwrap();
+        let map = HashMap::from([(format!("{NAME}.weight"), weight)]);
+        let weights = Weights::memory(map, &Device::Cpu);
+        let weights = weights.with_loras(Arc::new(vec![lora.clone(), lora]));
+        let merged = weights.at(NAME).get((2, 2), "weight", Init::Zeros).unwrap();
+        assert_eq!(merged.dtype(), DType::BF16);
+        let merged = merged.to_dtype(DType::F32).unwrap();
+        assert_eq!(merged.to_vec2::<f32>().unwrap(), [[12., 24.], [16., 32.]]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |tensors| Lora::open(&write(folder.path(), tensors), 1.0);
+        let half = vec![(format!("{NAME}.lora_A.weight"), tensor(&[1.], (1, 1)))];
+        assert!(open(half).is_err());
+        let foreign = vec![(format!("{NAME}.hada_w1_a"), tensor(&[1.], (1, 1)))];
+        let error = open(foreign).unwrap_err().to_string();
+        assert!(error.contains("hada_w1_a"), "{error}");
+        let fine = pair(
+            format!("{NAME}.lora_A.weight"),
+            format!("{NAME}.lora_B.weight"),
+        );
+        let lora = open(fine).unwrap();
+        let error = lora.merge(&format!("{NAME}.weight"), &tensor(&[0.; 6], (3, 2)));
+        assert!(error.unwrap_err().to_string().contains(NAME));
+    }
+
+    #[test]
+    fn a_strength_follows_the_last_colon() {
+        assert_eq!(parse_lora("a.safetensors"), ("a.safetensors".into(), 1.0));
+        assert_eq!(
+            parse_lora("a.safetensors:-0.5"),
+            ("a.safetensors".into(), -0.5)
+        );
+        assert_eq!(parse_lora("c:dir/a"), ("c:dir/a".into(), 1.0));
+    }
+}
