@@ -8,7 +8,9 @@ use gallop_core::{Ratio, Resolution};
 /// Video with sound from a prompt, made by one transformer on your own machine.
 #[derive(Debug, Parser)]
 #[command(name = "gallop", version, propagate_version = true)]
-#[command(after_help = "Start with:  gallop generate \"a red basketball bounces on a wooden court\" -o clip.mp4")]
+#[command(
+    after_help = "Start with:  gallop generate \"a red basketball bounces on a wooden court\" -o clip.mp4"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -31,6 +33,8 @@ pub enum Command {
     /// Show the procedural world that foal learns from
     #[command(subcommand)]
     World(World),
+    /// Show a clip as one picture: frames, waveform, spectrogram
+    Sheet(Sheet),
     /// Train a part of foal by a recipe; run it again to go on where it stopped
     Train(Train),
 }
@@ -42,7 +46,7 @@ pub enum Command {
   gallop generate \"a ball falls\" --image first.jpg --duration 2.5 --ratio 9:16 -o tall.webm
   gallop generate \"a bell is struck twice\" --no-audio --seed 7 -o frames/%04d.png
 
-The file's extension chooses what is written: .mp4 (H.264 + AAC), .webm (AV1 + Opus),
+The file's extension chooses what is written: .mp4 (H.264 + AAC), .webm (AV1 + Vorbis),
 .png with %04d in its name (numbered pictures), .wav (the sound alone).")]
 pub struct Generate {
     /// What the clip shows and sounds like, in English or Chinese
@@ -192,6 +196,22 @@ pub struct WorldSheet {
     /// Frames of each clip
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub columns: usize,
+    /// The picture to write (.png)
+    #[arg(short, long, value_name = "FILE", default_value = "sheet.png")]
+    pub output: PathBuf,
+}
+
+/// `gallop sheet`.
+#[derive(Debug, Args)]
+pub struct Sheet {
+    /// The clip, an MP4
+    pub clip: PathBuf,
+    /// Frames a row
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub columns: usize,
+    /// Rows of frames
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub rows: usize,
     /// The picture to write (.png)
     #[arg(short, long, value_name = "FILE", default_value = "sheet.png")]
     pub output: PathBuf,

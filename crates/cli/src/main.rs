@@ -1,2 +1,92 @@
-//! The gallop command.
-fn main() {}
+//! The `gallop` command: reads flags, shows progress, and hands over to the libraries.
+
+mod args;
+mod eval;
+mod generate;
+mod model;
+mod train;
+mod ui;
+mod world;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use gallop_core::{Cancel, UserError};
+use gallop_engine::EngineError;
+use serde_json::json;
+
+use crate::args::{Cli, Command, World};
+
+/// What shells expect of a program that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let json = matches!(&cli.command, Command::Generate(args) if args.json);
+    let cancel = Cancel::default();
+    match prepare(&cli, &cancel).and_then(|()| run(&cli.command, json, &cancel)) {
+        Ok(()) if cancel.is_cancelled() => ExitCode::from(INTERRUPTED),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, json);
+            ExitCode::from(if cancel.is_cancelled() {
+                INTERRUPTED
+            } else {
+                1
+            })
+        }
+    }
+}
+
+/// Threads, and Ctrl-C: the first one asks to stop, the second one stops at once.
+fn prepare(cli: &Cli, cancel: &Cancel) -> Result<()> {
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
+            .context("--threads")?;
+    }
+    let cancel = cancel.clone();
+    ctrlc::set_handler(move || {
+        if cancel.is_cancelled() {
+            std::process::exit(INTERRUPTED.into());
+        }
+        eprintln!("stopping; once more to stop at once");
+        cancel.cancel();
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+fn run(command: &Command, json: bool, cancel: &Cancel) -> Result<()> {
+    let progress = ui::progress(json);
+    let progress = progress.as_ref();
+    match command {
+        Command::Generate(args) => generate::run(args, progress, cancel),
+        Command::Model(args::Model::Info(args)) => model::info(args),
+        Command::Eval(args) => eval::run(args, progress, cancel),
+        Command::World(World::Render(args)) => world::render(args, progress),
+        Command::World(World::Sheet(args)) => world::sheet(args, progress),
+        Command::Sheet(args) => world::clip_sheet(args, progress),
+        Command::Train(args) => train::run(args, progress, cancel),
+    }
+}
+
+/// One line on standard error, and an event for programs.
+fn report(error: &anyhow::Error, json: bool) {
+    let known = error.is::<UserError>() || error.is::<EngineError>();
+    let message = if known {
+        error.to_string()
+    } else {
+        format!("{error:#}")
+    };
+    let line = message.replace(['\n', '\r'], " ");
+    if json {
+        ui::event(&json!({"event": "error", "message": line}));
+    }
+    eprintln!("gallop: {line}");
+}

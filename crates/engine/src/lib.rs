@@ -1,1 +1,13 @@
-//! gallop-engine.
+//! From a plan to a clip: condition, sample, decode.
+//!
+//! Knows no flag and nothing of training.
+#![warn(missing_docs)]
+
+mod denoiser;
+mod error;
+mod foal;
+mod generate;
+
+pub use error::{EngineError, Result};
+pub use foal::{Foal, FoalInfo, Part, Sampler, Sampling, Trained, parts};
+pub use generate::{Sink, generate, reconstruct};

@@ -1,0 +1,24 @@
+//! `gallop train`.
+
+use anyhow::Result;
+use gallop_core::{Cancel, Progress};
+use gallop_train::{read_recipe, train_audio_ae, train_dit, train_video_ae};
+
+use crate::args::{Part, Train};
+
+/// Trains until the recipe's end or until asked to stop.
+pub fn run(args: &Train, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+    let (recipe, run) = (args.recipe.as_path(), args.run.as_path());
+    let outcome = match args.part {
+        Part::VideoAe => train_video_ae(&read_recipe(recipe)?, run, progress, cancel)?,
+        Part::AudioAe => train_audio_ae(&read_recipe(recipe)?, run, progress, cancel)?,
+        Part::Dit => train_dit(&read_recipe(recipe)?, run, progress, cancel)?,
+    };
+    let (steps, run) = (outcome.steps, run.display());
+    progress.note(&if outcome.stopped {
+        format!("stopped after step {steps}; run the same command again to go on from the checkpoint in {run}")
+    } else {
+        format!("finished after step {steps}; weights and curves are in {run}")
+    });
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! The transformer as the field that a sampler follows.
+
+use candle_core::{Result, Tensor};
+use gallop_core::{Cancel, LatentShape, Progress};
+use gallop_diffusion::{Field, Guidance};
+use gallop_model::dit::{Batch, Dit, Text};
+use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
+
+/// Why [`Field::velocity`] stopped when the user asked it to.
+pub(crate) const CANCELLED: &str = "cancelled";
+
+/// Velocities of one clip, with or without guidance. The state is video latents [F, H, W, C] and,
+/// unless the clip is silent, audio latents [A, C].
+pub(crate) struct Denoiser<'a> {
+    pub dit: &'a Dit,
+    pub guidance: Guidance,
+    /// The clip under its prompt.
+    pub cond: TokenSequence,
+    /// The clip under its prompt and, beside it, without text.
+    pub both: TokenSequence,
+    /// [Lt].
+    pub ids: Tensor,
+    /// The first latent frame [1, H, W, C], if given.
+    pub first: Option<Tensor>,
+    pub progress: &'a dyn Progress,
+    pub cancel: &'a Cancel,
+    pub steps_done: u64,
+}
+
+/// The two sequences of a [`Denoiser`].
+pub(crate) fn sequences(
+    dit: &Dit,
+    latents: LatentShape,
+    ids: &Tensor,
+    task: Task,
+) -> gallop_model::Result<(TokenSequence, TokenSequence)> {
+    let spec = |text| SampleSpec::new(task, latents, text);
+    let (text, device) = (ids.dim(0)?, ids.device());
+    let cond = TokenSequence::new(dit.config(), &[spec(text)], device)?;
+    let both = TokenSequence::new(dit.config(), &[spec(text), spec(0)], device)?;
+    Ok((cond, both))
+}
+
+impl Denoiser<'_> {
+    /// The velocities of every sample of `sequence`, all at the state `x`.
+    fn forward(
+        &self,
+        sequence: &TokenSequence,
+        x: &[Tensor],
+    ) -> gallop_model::Result<Vec<Vec<Tensor>>> {
+        let samples = sequence.samples().len();
+        let audio = match x.get(1) {
+            Some(audio) => sequence.pack(Modality::Audio, &vec![audio.clone(); samples])?,
+            None => None,
+        };
+        let outputs = self.dit.forward(&Batch {
+            sequence,
+            video: sequence.video_tokens(&vec![x[0].clone(); samples])?,
+            audio,
+            text: Some(Text::Ids(self.ids.clone())),
+            predict_text: false,
+        })?;
+        let video = match &outputs.video {
+            Some(tokens) => sequence.video_latents(tokens)?,
+            None => Vec::new(),
+        };
+        let audio = match &outputs.audio {
+            Some(tokens) => sequence.unpack(Modality::Audio, tokens)?,
+            None => Vec::new(),
+        };
+        let mut audio = audio.into_iter();
+        Ok(video
+            .into_iter()
+            .map(|video| std::iter::once(video).chain(audio.next()).collect())
+            .collect())
+    }
+}
+
+impl Field for Denoiser<'_> {
+    fn velocity(&mut self, x: &[Tensor], sigma: f64) -> Result<Vec<Tensor>> {
+        if self.cancel.is_cancelled() {
+            candle_core::bail!("{CANCELLED}");
+        }
+        let unguided = self.guidance.is_off(sigma);
+        let sequence = if unguided { &self.cond } else { &self.both };
+        let mut samples = self
+            .forward(sequence, x)
+            .map_err(candle_core::Error::wrap)?
+            .into_iter();
+        self.steps_done += 1;
+        self.progress.at(self.steps_done);
+        match (samples.next(), samples.next()) {
+            (Some(cond), None) => Ok(cond),
+            (Some(cond), Some(uncond)) => self.guidance.apply(&cond, &uncond, sigma),
+            (None, _) => candle_core::bail!("a clip without video tokens"),
+        }
+    }
+
+    fn hold(&mut self, mut x: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        if let Some(first) = &self.first {
+            let rest = x[0].narrow(0, 1, x[0].dim(0)? - 1)?;
+            x[0] = Tensor::cat(&[first, &rest], 0)?;
+        }
+        Ok(x)
+    }
+}

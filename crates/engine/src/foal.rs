@@ -1,0 +1,270 @@
+//! foal: its weights, from inside the program or from a folder, and what it says of itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Device;
+use gallop_core::{Resolution, Strides, UserError};
+use gallop_kernels::Precision;
+use gallop_model::audio_ae::AudioAe;
+use gallop_model::dit::Dit;
+
+use gallop_model::video_ae::VideoAe;
+use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// The files of a model's folder; the same ones are inside the program.
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// A part of the model that has weights of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The transformer.
+    Dit,
+    /// The video autoencoder.
+    VideoAe,
+    /// The audio autoencoder.
+    AudioAe,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 3] = [Self::Dit, Self::VideoAe, Self::AudioAe];
+
+    /// Its file in a model's folder.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Dit => "dit.safetensors",
+            Self::VideoAe => "video_ae.safetensors",
+            Self::AudioAe => "audio_ae.safetensors",
+        }
+    }
+
+    fn embedded(self) -> &'static [u8] {
+        match self {
+            Self::Dit => include_bytes!("../assets/foal/dit.safetensors"),
+            Self::VideoAe => include_bytes!("../assets/foal/video_ae.safetensors"),
+            Self::AudioAe => include_bytes!("../assets/foal/audio_ae.safetensors"),
+        }
+    }
+}
+
+/// How a model is best sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// The algorithm.
+    pub sampler: Sampler,
+    /// Steps.
+    pub num_steps: usize,
+    /// Classifier-free guidance; 1 is none.
+    pub guidance: f64,
+    /// Shift of the sigma schedule.
+    pub shift: f64,
+}
+
+/// A sampling algorithm of `gallop-diffusion`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampler {
+    /// Euler's method.
+    Euler,
+    /// UniPC of order 2.
+    Unipc,
+    /// Few steps with fresh noise, for distilled models.
+    Renoise,
+}
+
+/// What a model was trained on, and so what it can make.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trained {
+    /// Families of the world.
+    pub families: Vec<String>,
+    /// Languages of prompts.
+    pub languages: Vec<String>,
+    /// The size that it makes best.
+    pub resolution: String,
+    /// The longest clips it saw, in seconds.
+    pub seconds: f64,
+}
+
+/// `config.json`: what the model is. The shapes of its networks are in the headers of their weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FoalInfo {
+    /// Its name.
+    pub name: String,
+    /// How it is best sampled.
+    pub sampling: Sampling,
+    /// What it was trained on.
+    pub trained: Trained,
+}
+
+impl FoalInfo {
+    /// The config of the model inside the program.
+    ///
+    /// # Errors
+    /// Never in a program that passed its tests.
+    pub fn embedded() -> Result<Self> {
+        Self::parse(
+            include_str!("../assets/foal/config.json"),
+            Path::new("foal"),
+        )
+    }
+
+    /// The config of a model's folder.
+    ///
+    /// # Errors
+    /// A missing or malformed `config.json`.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        let json = std::fs::read_to_string(&path).map_err(|error| {
+            UserError::new(
+                format!("no model in `{}`: {CONFIG}: {error}", folder.display()),
+                "name a folder with config.json, tokenizer.json, dit.safetensors, video_ae.safetensors and \
+                 audio_ae.safetensors",
+            )
+        })?;
+        Self::parse(&json, &path)
+    }
+
+    fn parse(json: &str, path: &Path) -> Result<Self> {
+        serde_json::from_str(json).map_err(|error| {
+            let what = format!("`{}` is not a config of foal: {error}", path.display());
+            UserError::new(what, "take the config.json that came with the weights").into()
+        })
+    }
+
+    /// Pixels and frames to latents.
+    pub fn strides(&self) -> Strides {
+        Strides::FOAL
+    }
+
+    /// The size that the model makes best.
+    ///
+    /// # Errors
+    /// A config that names no size.
+    pub fn resolution(&self) -> Result<Resolution> {
+        Ok(self.trained.resolution.parse()?)
+    }
+}
+
+/// foal, ready to make clips.
+pub struct Foal {
+    /// What it is.
+    pub info: FoalInfo,
+    pub(crate) tokenizer: TextTokenizer,
+    pub(crate) dit: Dit,
+    pub(crate) video_ae: VideoAe,
+    pub(crate) audio_ae: AudioAe,
+    pub(crate) device: Device,
+}
+
+impl Foal {
+    /// The model inside the program.
+    ///
+    /// # Errors
+    /// No memory; else never in a program that passed its tests.
+    pub fn embedded(device: &Device) -> Result<Self> {
+        let tokenizer = TextTokenizer::from_json(include_str!("../assets/foal/tokenizer.json"))?;
+        Self::load(FoalInfo::embedded()?, tokenizer, None, device)
+    }
+
+    /// The model in a folder.
+    ///
+    /// # Errors
+    /// A file that is missing, broken or of another model; the error names it.
+    pub fn open(folder: &Path, device: &Device) -> Result<Self> {
+        let info = FoalInfo::open(folder)?;
+        let tokenizer = TextTokenizer::load(&folder.join(TOKENIZER))?;
+        Self::load(info, tokenizer, Some(folder), device)
+    }
+
+    /// The same model with a transformer that has learnt nothing: the floor that evaluation compares with.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn untrained(self, seed: u64) -> Result<Self> {
+        let weights = Weights::vars(&Vars::default(), Some(seed), &self.device);
+        let dit = Dit::new(self.dit.config(), &weights)?;
+        Ok(Self { dit, ..self })
+    }
+
+    fn load(
+        info: FoalInfo,
+        tokenizer: TextTokenizer,
+        folder: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self> {
+        let precision = Precision::Bf16;
+        let open = |part| -> Result<(Arc<WeightFiles>, Weights)> {
+            let files = Arc::new(open(part, folder)?);
+            Ok((files.clone(), Weights::files(files, device)))
+        };
+        let (files, weights) = open(Part::Dit)?;
+        let dit = Dit::new(&config(&files, Part::Dit)?, &weights)?;
+        let (files, weights) = open(Part::VideoAe)?;
+        let video_ae = VideoAe::new(&config(&files, Part::VideoAe)?, &weights, precision)?;
+        let (files, weights) = open(Part::AudioAe)?;
+        let audio_ae = AudioAe::new(&config(&files, Part::AudioAe)?, &weights, precision)?;
+        Ok(Self {
+            info,
+            tokenizer,
+            dit,
+            video_ae,
+            audio_ae,
+            device: device.clone(),
+        })
+    }
+
+    /// The video autoencoder.
+    pub fn video_ae(&self) -> &VideoAe {
+        &self.video_ae
+    }
+
+    /// The audio autoencoder.
+    pub fn audio_ae(&self) -> &AudioAe {
+        &self.audio_ae
+    }
+}
+
+/// The weights of a part: of `folder`, or of the model inside the program.
+fn open(part: Part, folder: Option<&Path>) -> gallop_model::Result<WeightFiles> {
+    match folder {
+        None => WeightFiles::embedded(part.file(), part.embedded()),
+        Some(folder) => WeightFiles::open(&folder.join(part.file())),
+    }
+}
+
+/// The shape of a network, from the header of its weights.
+fn config<C: DeserializeOwned>(files: &WeightFiles, part: Part) -> Result<C> {
+    let json = files.metadata("config").unwrap_or_default();
+    serde_json::from_str(json).map_err(|error| {
+        let what = format!("`{}` does not say its shape: {error}", part.file());
+        UserError::new(what, "use weights that `gallop train` wrote").into()
+    })
+}
+
+/// Each part of a model with its bytes and parameters: of `folder`, or of the one inside the program.
+///
+/// # Errors
+/// A file that is missing or broken.
+pub fn parts(folder: Option<&Path>) -> Result<Vec<(Part, usize, usize)>> {
+    Part::ALL
+        .into_iter()
+        .map(|part| {
+            let files = open(part, folder)?;
+            let names = files.names();
+            let bytes = names
+                .iter()
+                .filter_map(|name| files.bytes(name))
+                .map(<[u8]>::len);
+            Ok((part, bytes.sum(), files.parameters()))
+        })
+        .collect()
+}

@@ -1,0 +1,210 @@
+//! One clip: the way of the data from a plan to frames and samples.
+
+use candle_core::Tensor;
+use gallop_core::{
+    Audio, Cancel, Clip, Frame, PixelSize, Plan, Progress, SAMPLES_PER_FRAME, UserError,
+};
+use gallop_diffusion::{Guidance, euler, flow_sigmas, gaussian, renoise, unipc};
+use gallop_media::ClipWriter;
+use gallop_model::tokens::Task;
+use gallop_model::video_ae::VideoDecoder;
+use rand::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+
+use crate::denoiser::{CANCELLED, Denoiser, sequences};
+use crate::error::{EngineError, Result};
+use crate::foal::{Foal, Sampler};
+
+/// Latent frames decoded at once: memory stays the same however long the clip.
+const CHUNK: usize = 4;
+/// Longest prompt in tokens; what is beyond is cut off with a note.
+const MAX_TEXT: usize = 256;
+
+/// Where a clip goes as it is decoded.
+pub trait Sink {
+    /// The next frame.
+    ///
+    /// # Errors
+    /// A failed write.
+    fn frame(&mut self, frame: &Frame) -> gallop_core::Result<()>;
+
+    /// The whole sound; comes before the frames.
+    ///
+    /// # Errors
+    /// A failed write.
+    fn audio(&mut self, audio: &Audio) -> gallop_core::Result<()>;
+}
+
+impl Sink for ClipWriter {
+    fn frame(&mut self, frame: &Frame) -> gallop_core::Result<()> {
+        self.push_frame(frame)
+    }
+
+    fn audio(&mut self, audio: &Audio) -> gallop_core::Result<()> {
+        self.push_audio(audio)
+    }
+}
+
+/// Makes the clip of `plan`, beginning with the picture `first` if there is one, which must have the
+/// clip's size.
+///
+/// # Errors
+/// A cancelled run; a first picture of another size; what the sink says; no memory.
+pub fn generate(
+    model: &Foal,
+    plan: &Plan,
+    first: Option<&Frame>,
+    sink: &mut dyn Sink,
+    (progress, cancel): (&dyn Progress, &Cancel),
+) -> Result<()> {
+    let latents = sample(model, plan, first, (progress, cancel))?;
+    if let Some(audio) = latents.get(1) {
+        sink.audio(&decode_audio(model, plan, audio)?)?;
+    }
+    decode_video(model, plan, &latents[0], sink, (progress, cancel))
+}
+
+/// Denoises: video latents [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
+fn sample(
+    model: &Foal,
+    plan: &Plan,
+    first: Option<&Frame>,
+    (progress, cancel): (&dyn Progress, &Cancel),
+) -> Result<Vec<Tensor>> {
+    let request = &plan.request;
+    let mut shape = plan.latents;
+    if !request.audio {
+        shape.audio = 0;
+    }
+    let first = first
+        .map(|frame| encode_first(model, plan.clip.size, frame))
+        .transpose()?;
+    let task = first
+        .as_ref()
+        .map_or(Task::TextToClip, |_| Task::FirstFrames(1));
+    let ids = encode_prompt(model, &request.prompt, progress)?;
+    let (cond, both) = sequences(&model.dit, shape, &ids, task)?;
+
+    let mut rng = Pcg64Mcg::seed_from_u64(request.seed);
+    let config = model.dit.config();
+    let grid = (
+        shape.frames,
+        shape.height,
+        shape.width,
+        config.video_channels,
+    );
+    let mut x = vec![gaussian(&mut rng, grid, &model.device)?];
+    if shape.audio > 0 {
+        x.push(gaussian(
+            &mut rng,
+            (shape.audio, config.audio_channels),
+            &model.device,
+        )?);
+    }
+
+    let sigmas = flow_sigmas(request.steps, model.info.sampling.shift);
+    let mut denoiser = Denoiser {
+        dit: &model.dit,
+        guidance: Guidance::constant(request.guidance, x.len()),
+        cond,
+        both,
+        ids,
+        first,
+        progress,
+        cancel,
+        steps_done: 0,
+    };
+    progress.stage("denoise", request.steps as u64);
+    let result = match model.info.sampling.sampler {
+        Sampler::Euler => euler(&mut denoiser, x, &sigmas),
+        Sampler::Unipc => unipc(&mut denoiser, x, &sigmas),
+        Sampler::Renoise => renoise(&mut denoiser, x, &sigmas, |like| {
+            gaussian(&mut rng, like.shape(), like.device())
+        }),
+    };
+    result.map_err(|error| {
+        if cancel.is_cancelled() && error.to_string().contains(CANCELLED) {
+            EngineError::Cancelled
+        } else {
+            error.into()
+        }
+    })
+}
+
+fn encode_prompt(model: &Foal, prompt: &str, progress: &dyn Progress) -> Result<Tensor> {
+    let mut ids = model.tokenizer.encode(prompt)?;
+    if ids.len() > MAX_TEXT {
+        progress.note("the prompt is longer than the model reads; its end is left out");
+        ids.truncate(MAX_TEXT);
+    }
+    Ok(Tensor::new(ids, &model.device)?)
+}
+
+/// The latent frame [1, H, W, C] of a given first picture.
+fn encode_first(model: &Foal, size: PixelSize, frame: &Frame) -> Result<Tensor> {
+    if frame.size != size {
+        let (got, want) = (frame.size, size);
+        return Err(UserError::new(
+            format!("the first picture is {}x{}", got.width, got.height),
+            format!("fit it to {}x{}", want.width, want.height),
+        )
+        .into());
+    }
+    Ok(model.video_ae.encode(std::slice::from_ref(frame))?)
+}
+
+fn decode_audio(model: &Foal, plan: &Plan, latents: &Tensor) -> Result<Audio> {
+    let mut audio = model.audio_ae.decode(latents)?;
+    audio.left.truncate(plan.clip.frames * SAMPLES_PER_FRAME);
+    audio.right.truncate(plan.clip.frames * SAMPLES_PER_FRAME);
+    Ok(audio)
+}
+
+/// Decodes chunk by chunk, and gives each frame away before the next chunk.
+fn decode_video(
+    model: &Foal,
+    plan: &Plan,
+    latents: &Tensor,
+    sink: &mut dyn Sink,
+    (progress, cancel): (&dyn Progress, &Cancel),
+) -> Result<()> {
+    progress.stage("decode", plan.clip.frames as u64);
+    let mut decoder = VideoDecoder::new(&model.video_ae, plan.clip.size);
+    let (mut done, total) = (0, latents.dim(0)?);
+    for start in (0..total).step_by(CHUNK) {
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let chunk = latents.narrow(0, start, CHUNK.min(total - start))?;
+        for frame in decoder.push(&chunk)? {
+            if done < plan.clip.frames {
+                sink.frame(&frame)?;
+                done += 1;
+                progress.at(done as u64);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A clip through both autoencoders and back: the best that the model could do.
+///
+/// # Errors
+/// A clip without frames; no memory.
+pub fn reconstruct(model: &Foal, clip: &Clip) -> Result<Clip> {
+    let latents = model.video_ae.encode(&clip.frames)?;
+    let size = clip.frames[0].size;
+    let mut decoder = VideoDecoder::new(&model.video_ae, size);
+    let (mut frames, total) = (Vec::with_capacity(clip.frames.len() + 3), latents.dim(0)?);
+    for start in (0..total).step_by(CHUNK) {
+        frames.extend(decoder.push(&latents.narrow(0, start, CHUNK.min(total - start))?)?);
+    }
+    let decode = |audio| {
+        let latents = model.audio_ae.encode(audio)?;
+        model.audio_ae.decode(&latents)
+    };
+    let audio = clip.audio.as_ref().map(decode).transpose()?;
+    let mut made = Clip { frames, audio };
+    made.truncate(clip.frames.len());
+    Ok(made)
+}

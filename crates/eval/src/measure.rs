@@ -1,0 +1,144 @@
+//! All metrics of one clip.
+
+use std::collections::BTreeMap;
+
+use gallop_core::{Clip, Frame};
+use gallop_world::HeldoutPrompt;
+use serde::{Deserialize, Serialize};
+
+use crate::detectors::{ATTRIBUTES, Detectors, label};
+use crate::features::Seen;
+use crate::impacts::{gravity_fit, impacts};
+use crate::lips::{Lips, lips};
+use crate::onsets::onsets;
+use crate::plane::ssim;
+
+/// An onset this near to an impact, in seconds, is taken to be its sound.
+const MATCH: f64 = 0.2;
+/// Nothing is known of a turn so near to an end of the clip, in seconds.
+const EDGE: f64 = 0.12;
+
+/// What was asked for and what is seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Named {
+    /// Asked for.
+    pub want: String,
+    /// Detected.
+    pub got: String,
+}
+
+/// Impacts and the sounds that go with them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sync {
+    /// Impacts seen.
+    pub impacts: usize,
+    /// For each that has a sound: onset minus impact in milliseconds, positive when the sound is late.
+    pub offsets_ms: Vec<f64>,
+}
+
+/// One clip's metrics; `None` where one does not apply.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
+    /// What was asked for.
+    pub prompt: String,
+    /// The file that was measured.
+    pub file: String,
+    /// Seconds it took to make.
+    pub seconds: Option<f64>,
+    /// Attributes that the prompt speaks of.
+    pub named: BTreeMap<String, Named>,
+    /// Sync of picture and sound.
+    pub sync: Option<Sync>,
+    /// Mean R squared of the falls.
+    pub gravity: Option<f64>,
+    /// Similarity of the first frame to the picture it was to begin with.
+    pub first_frame_ssim: Option<f64>,
+    /// Mouth and voice.
+    pub lips: Option<Lips>,
+}
+
+/// Measures a decoded clip against its prompt; `first` is the picture that it was to begin with.
+///
+/// The clip must have a frame.
+pub fn measure(
+    clip: &Clip,
+    prompt: &HeldoutPrompt,
+    detectors: &Detectors,
+    first: Option<&Frame>,
+) -> Measures {
+    let seen = Seen::new(clip);
+    let family = prompt.attributes.family.as_str();
+    let audio = clip.audio.as_ref();
+    Measures {
+        prompt: prompt.prompt.clone(),
+        named: named(prompt, detectors, &seen),
+        sync: audio.filter(|_| family == "ball").map(|audio| {
+            let times: Vec<f64> = impacts(&seen.paths).iter().map(|i| i.time).collect();
+            pair(&times, &onsets(audio), clip.seconds())
+        }),
+        gravity: (family == "ball")
+            .then(|| gravity_fit(&seen.paths))
+            .flatten(),
+        first_frame_ssim: first.map(|picture| ssim(picture, &clip.frames[0])),
+        lips: audio
+            .filter(|_| family == "face")
+            .and_then(|a| lips(&seen.moving, a)),
+        ..Measures::default()
+    }
+}
+
+fn named(prompt: &HeldoutPrompt, detectors: &Detectors, seen: &Seen) -> BTreeMap<String, Named> {
+    ATTRIBUTES
+        .iter()
+        .filter(|&&a| a == "subject" || prompt.mentions.iter().any(|m| m == a))
+        .filter_map(|&attribute| {
+            let want = label(&prompt.attributes, attribute)?;
+            let got = detectors.name(attribute, &seen.features)?;
+            Some((attribute.to_string(), Named { want, got }))
+        })
+        .collect()
+}
+
+/// Pairs impacts and onsets one to one, nearest first.
+fn pair(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
+    let inside: Vec<f64> = impacts
+        .iter()
+        .copied()
+        .filter(|t| (EDGE..seconds - EDGE).contains(t))
+        .collect();
+    let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
+    for (i, impact) in inside.iter().enumerate() {
+        for (j, onset) in onsets.iter().enumerate() {
+            let offset = onset - impact;
+            if offset.abs() <= MATCH {
+                candidates.push((offset, i, j));
+            }
+        }
+    }
+    candidates.sort_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
+    let (mut used_i, mut used_j, mut offsets_ms) = (Vec::new(), Vec::new(), Vec::new());
+    for (offset, i, j) in candidates {
+        if !used_i.contains(&i) && !used_j.contains(&j) {
+            used_i.push(i);
+            used_j.push(j);
+            offsets_ms.push(offset * 1000.0);
+        }
+    }
+    Sync {
+        impacts: inside.len(),
+        offsets_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impacts_and_onsets_pair_once_each() {
+        let sync = pair(&[0.5, 1.0, 1.05, 1.99], &[0.52, 1.01, 1.7], 2.0);
+        assert_eq!(sync.impacts, 3);
+        let rounded: Vec<f64> = sync.offsets_ms.iter().map(|o| o.round()).collect();
+        assert_eq!(rounded, [10.0, 20.0]);
+    }
+}

@@ -1,0 +1,190 @@
+//! Many clips' metrics as one row of a table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use crate::measure::Measures;
+
+/// One row: a model, or what it is compared with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What was measured.
+    pub name: String,
+    /// Clips.
+    pub clips: usize,
+    /// Impacts seen in them.
+    pub impacts: usize,
+    /// Share of the impacts that have a sound within 200 ms.
+    pub matched: Option<f64>,
+    /// Median of |onset - impact| over those, in milliseconds.
+    pub offset_median_ms: Option<f64>,
+    /// 95th percentile of the same.
+    pub offset_p95_ms: Option<f64>,
+    /// Attribute -> (right, asked for).
+    pub accuracy: BTreeMap<String, (usize, usize)>,
+    /// Mean R squared of falls.
+    pub gravity: Option<f64>,
+    /// Mean similarity of the first frame.
+    pub first_frame_ssim: Option<f64>,
+    /// Mean correlation of mouth and voice.
+    pub lips: Option<f64>,
+    /// Median lag of the voice in milliseconds.
+    pub lips_lag_ms: Option<f64>,
+    /// Mean seconds a clip.
+    pub seconds: Option<f64>,
+    /// Most memory used, in MiB.
+    pub peak_mib: Option<f64>,
+}
+
+impl Row {
+    /// Sums up clips.
+    pub fn new(name: &str, measures: &[Measures]) -> Self {
+        let syncs: Vec<_> = measures.iter().filter_map(|m| m.sync.as_ref()).collect();
+        let impacts: usize = syncs.iter().map(|s| s.impacts).sum();
+        let mut offsets: Vec<f64> = syncs
+            .iter()
+            .flat_map(|s| s.offsets_ms.iter().map(|o| o.abs()))
+            .collect();
+        offsets.sort_by(f64::total_cmp);
+        let mut accuracy: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for (attribute, named) in measures.iter().flat_map(|m| &m.named) {
+            let entry = accuracy.entry(attribute.clone()).or_default();
+            entry.0 += usize::from(named.want == named.got);
+            entry.1 += 1;
+        }
+        let mut lags: Vec<f64> = measures
+            .iter()
+            .filter_map(|m| Some(m.lips?.lag_ms))
+            .collect();
+        lags.sort_by(f64::total_cmp);
+        Self {
+            name: name.to_string(),
+            clips: measures.len(),
+            impacts,
+            matched: (impacts > 0).then(|| offsets.len() as f64 / impacts as f64),
+            offset_median_ms: quantile(&offsets, 0.5),
+            offset_p95_ms: quantile(&offsets, 0.95),
+            accuracy,
+            gravity: mean(measures.iter().filter_map(|m| m.gravity)),
+            first_frame_ssim: mean(measures.iter().filter_map(|m| m.first_frame_ssim)),
+            lips: mean(measures.iter().filter_map(|m| Some(m.lips?.correlation))),
+            lips_lag_ms: quantile(&lags, 0.5),
+            seconds: mean(measures.iter().filter_map(|m| m.seconds)),
+            peak_mib: None,
+        }
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, n) = values.fold((0.0, 0), |(sum, n), v| (sum + v, n + 1));
+    (n > 0).then(|| sum / f64::from(n))
+}
+
+/// The nearest-rank quantile of sorted values.
+fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
+/// Rows side by side as a Markdown table, one metric a line.
+pub fn table(rows: &[Row]) -> String {
+    let mut out = String::from("| metric |");
+    for row in rows {
+        let _ = write!(out, " {} |", row.name);
+    }
+    out.push_str("\n|---|");
+    out.push_str(&"---:|".repeat(rows.len()));
+    out.push('\n');
+    let mut line = |name: &str, value: &dyn Fn(&Row) -> Option<String>| {
+        if rows.iter().any(|row| value(row).is_some()) {
+            let cells: Vec<String> = rows
+                .iter()
+                .map(|r| value(r).unwrap_or_else(|| "–".into()))
+                .collect();
+            let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
+        }
+    };
+    line("clips", &|r| Some(r.clips.to_string()));
+    line("impacts seen", &|r| {
+        (r.impacts > 0).then(|| r.impacts.to_string())
+    });
+    line("impacts with a sound within 200 ms", &|r| {
+        r.matched.map(percent)
+    });
+    line("onset to impact, median", &|r| {
+        r.offset_median_ms.map(|v| format!("{v:.0} ms"))
+    });
+    line("onset to impact, 95th percentile", &|r| {
+        r.offset_p95_ms.map(|v| format!("{v:.0} ms"))
+    });
+    for attribute in crate::detectors::ATTRIBUTES {
+        line(&format!("{attribute} right"), &|r| {
+            let &(right, all) = r.accuracy.get(attribute)?;
+            Some(format!(
+                "{} of {all}",
+                percent(right as f64 / all.max(1) as f64)
+            ))
+        });
+    }
+    line("falls fit gravity, R²", &|r| {
+        r.gravity.map(|v| format!("{v:.3}"))
+    });
+    line("first frame, SSIM", &|r| {
+        r.first_frame_ssim.map(|v| format!("{v:.3}"))
+    });
+    line("lips and voice, correlation", &|r| {
+        r.lips.map(|v| format!("{v:.2}"))
+    });
+    line("lips and voice, lag", &|r| {
+        r.lips_lag_ms.map(|v| format!("{v:.0} ms"))
+    });
+    line("seconds a clip", &|r| r.seconds.map(|v| format!("{v:.1}")));
+    line("peak memory", &|r| {
+        r.peak_mib.map(|v| format!("{v:.0} MiB"))
+    });
+    out
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::{Named, Sync};
+
+    #[test]
+    fn rows_sum_up_and_the_table_shows_only_what_was_measured() {
+        let clip = |got: &str, offsets: &[f64]| Measures {
+            named: [(
+                "colour".to_string(),
+                Named {
+                    want: "red".into(),
+                    got: got.into(),
+                },
+            )]
+            .into(),
+            sync: Some(Sync {
+                impacts: 2,
+                offsets_ms: offsets.to_vec(),
+            }),
+            ..Measures::default()
+        };
+        let row = Row::new(
+            "foal",
+            &[clip("red", &[10.0, -30.0]), clip("blue", &[20.0])],
+        );
+        assert_eq!(row.accuracy["colour"], (1, 2));
+        assert_eq!(row.matched, Some(0.75));
+        assert_eq!(
+            (row.offset_median_ms, row.offset_p95_ms),
+            (Some(20.0), Some(30.0))
+        );
+        let table = table(&[row, Row::new("none", &[])]);
+        assert!(table.contains("| colour right | 50% of 2 | – |"), "{table}");
+        assert!(!table.contains("SSIM"), "{table}");
+    }
+}
