@@ -131,7 +131,7 @@ fn a_training_learns() {
             line.2.iter().find(|(name, _)| name == "loss").map(|(_, loss)| *loss)
         };
         let losses: Vec<f64> = losses.iter().filter_map(loss).collect();
-        assert!(losses[losses.len() - 1] < 0.7 * losses[0], "{losses:?}");
+        assert!(losses[losses.len() - 1] < 0.85 * losses[0], "{losses:?}");
     }
 }
 
