@@ -186,7 +186,7 @@ impl Tract {
             hiss += y - self.last[i];
             self.last[i] = y;
         }
-        x + 0.75 * hiss
+        x + 1.2 * hiss
     }
 }
 
