@@ -153,11 +153,12 @@ def main():
     process = subprocess.Popen([args.binary, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     lines = [
         f"# Kernels beside PyTorch {torch.__version__} bf16, {datetime.date.today()}",
+        "",
         f"{processor()}, {THREADS} threads; medians of {args.rounds} rounds in turns. {args.note}".strip(),
         "",
         f"Floors: arithmetic at {args.gflops:.0f} GFLOP/s, bytes (bf16 inputs and outputs once) at {args.gbytes:.0f} GB/s."
-        " A ratio above 1 means faster than PyTorch; the second one is that of processor time over all threads, which",
-        "says more where other programs run.",
+        " A ratio above 1 means faster than PyTorch; the second one is that of processor time over all threads, which"
+        " says more where other programs run.",
         "",
         "| case | ms | GFLOP/s | PyTorch ms | ratio | processor ratio | arithmetic floor ms | bytes floor ms |",
         "|---|---|---|---|---|---|---|---|",

@@ -8,10 +8,6 @@ pub unsafe fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     let mut v: Vec<f32> = Vec::with_capacity(len);
     advise_huge(v.as_mut_ptr(), len);
     // SAFETY: the capacity is there, every bit pattern is an f32, and `fill` writes all before anyone reads.
-    #[expect(
-        clippy::uninit_vec,
-        reason = "written by `fill`, as the caller promises"
-    )]
     unsafe {
         v.set_len(len);
     }

@@ -170,12 +170,12 @@ pub fn erf(x: f32) -> f32 {
 #[inline(always)]
 pub fn sin_cos_half_turns(x: f32) -> (f32, f32) {
     let n = (x * std::f32::consts::FRAC_1_PI + ROUND) - ROUND;
-    let r = ((x - n * 3.140_625) - n * 9.670_257_6e-4) - n * 6.277_114_4e-7;
+    let r = ((x - n * 3.140_625) - n * 9.670_257_6e-4) - n * 6.277_114e-7;
     let s = r * r;
     let sin = 2.755_731_9e-6 - s * 2.505_210_8e-8;
     let sin = -1.984_127e-4 + s * sin;
     let sin = -0.166_666_67 + s * (8.333_333e-3 + s * sin);
-    let cos = 2.480_158_7e-5 - s * (2.755_731_9e-7 - s * 2.087_675_7e-9);
+    let cos = 2.480_158_7e-5 - s * (2.755_732e-7 - s * 2.087_675_7e-9);
     let cos = -0.5 + s * (4.166_666_8e-2 + s * (-1.388_888_9e-3 + s * cos));
     (r + r * s * sin, 1.0 + s * cos)
 }

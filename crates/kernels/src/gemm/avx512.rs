@@ -49,7 +49,7 @@ pub unsafe fn block(
         let c = (c.0.wrapping_add(col), c.1);
         let buffer = (waiting.as_mut_ptr(), RIGHT);
         let (from, start) = if part == 0 {
-            (c, start.from_column(col))
+            (c, start.at_column(col))
         } else {
             (buffer, Start::Add)
         };
@@ -87,34 +87,49 @@ unsafe fn rows(tile: Tile, rows: usize) {
     unsafe { by_rows!(1 2 3 4 5 6 7 8 9 10 11 12) }
 }
 
-/// R rows and V vectors of 16 columns. Plain loops: iterators over rows and columns would keep the sums in memory.
+/// What the sums of a tile start from.
+#[inline]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators keep the sums in memory"
+)]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn begin<const R: usize, const V: usize>(
+    t: &Tile,
+    masks: [__mmask16; V],
+) -> [[__m512; V]; R] {
+    let mut sums = [[_mm512_setzero_ps(); V]; R];
+    for r in 0..R {
+        for v in 0..V {
+            // SAFETY: the caller promises that C and the bias are there; masks keep within the columns.
+            sums[r][v] = unsafe {
+                match t.start {
+                    Start::Zero => _mm512_setzero_ps(),
+                    Start::Add => {
+                        _mm512_maskz_loadu_ps(masks[v], t.from.0.add(r * t.from.1 + 16 * v))
+                    }
+                    Start::Bias(bias) => _mm512_maskz_loadu_ps(masks[v], bias.add(16 * v)),
+                }
+            };
+        }
+    }
+    sums
+}
+
+/// R rows and V vectors of 16 columns.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators keep the sums in memory"
+)]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
     let mut masks = [0; V];
     for (v, mask) in masks.iter_mut().enumerate() {
         *mask = ((1u64 << (t.cols - 16 * v).min(16)) - 1) as __mmask16;
     }
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: the caller promises that the tile's panels and C are there; masks keep within the columns.
     unsafe {
-        match t.start {
-            Start::Zero => {}
-            Start::Add => {
-                for r in 0..R {
-                    for v in 0..V {
-                        sums[r][v] =
-                            _mm512_maskz_loadu_ps(masks[v], t.from.0.add(r * t.from.1 + 16 * v));
-                    }
-                }
-            }
-            Start::Bias(bias) => {
-                for r in 0..R {
-                    for v in 0..V {
-                        sums[r][v] = _mm512_maskz_loadu_ps(masks[v], bias.add(16 * v));
-                    }
-                }
-            }
-        }
+        let mut sums: [[__m512; V]; R] = begin(&t, masks);
         let (mut a, mut b) = (t.a.cast::<i32>(), t.b);
         let mut pairs = t.depth.div_ceil(2);
         while pairs > 0 {
@@ -125,15 +140,14 @@ unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
                     right[v] =
                         transmute::<__m512i, __m512bh>(_mm512_load_si512(b.add(2 * p + v).cast()));
                 }
-                for (r, sums) in sums.iter_mut().enumerate() {
+                for r in 0..R {
                     let left: __m512bh = transmute(_mm512_set1_epi32(*a.add(r * LINE / 2 + p)));
                     for v in 0..V {
-                        sums[v] = _mm512_dpbf16_ps(sums[v], left, right[v]);
+                        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], left, right[v]);
                     }
                 }
             }
-            a = a.add(LEFT * LINE / 2);
-            b = b.add(RIGHT);
+            (a, b) = (a.add(LEFT * LINE / 2), b.add(RIGHT));
             pairs -= now;
         }
         for r in 0..R {

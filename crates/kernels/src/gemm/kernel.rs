@@ -167,7 +167,7 @@ impl Start {
     }
 
     /// The same, from column `col` on.
-    pub fn from_column(self, col: usize) -> Self {
+    pub fn at_column(self, col: usize) -> Self {
         match self {
             Self::Bias(bias) => Self::Bias(bias.wrapping_add(col)),
             other => other,

@@ -209,7 +209,7 @@ unsafe fn row_lines(
     (out, stride): (*mut Line, usize),
     floats: &mut Vec<f32>,
 ) {
-    if source.taps > 1 && (source.width % LINE != 0 || cols.start % LINE != 0) {
+    if source.taps > 1 && (!source.width.is_multiple_of(LINE) || !cols.start.is_multiple_of(LINE)) {
         floats.resize(cols.len(), 0.0);
         source.copy_row(row, cols, floats);
         // SAFETY: the caller gives room for all lines.

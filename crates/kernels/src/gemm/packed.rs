@@ -238,7 +238,9 @@ impl<'a> Block<'a> {
     /// `item` must be a multiple of the engine's panel, `depth` of `LINE`.
     pub fn new(packed: &'a Packed, item: usize, depth: usize) -> Self {
         debug_assert!(item <= packed.len && depth <= packed.depth);
-        debug_assert!(item % packed.engine.panel(packed.side) == 0 && depth % LINE == 0);
+        debug_assert!(
+            item.is_multiple_of(packed.engine.panel(packed.side)) && depth.is_multiple_of(LINE)
+        );
         Self {
             packed,
             item,

@@ -1,4 +1,5 @@
 //! Random tensors, and gradients checked by differences.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -37,7 +38,6 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
 
 /// Compares the gradient of each of `inputs` along random directions with central differences of `f`.
 /// `step` may be large where `f` is linear in each input.
-#[allow(dead_code)]
 pub fn check_gradients(
     rng: &mut Pcg64Mcg,
     inputs: &[Tensor],
