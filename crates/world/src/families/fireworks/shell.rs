@@ -55,20 +55,8 @@ impl Shell {
             .copied()
             .find(|s| *s == a.subject)
             .unwrap_or("peony");
-        // Bursts follow each other; a boom that comes too late for the clip is no use.
-        let last = (seconds - late - 0.15).max(0.25 * seconds);
-        let slot = last / a.count as f64;
-        let burst = if seconds < 0.5 {
-            rng.random_range(-0.9..seconds)
-        } else {
-            let early = if index == 0 {
-                0.3f64.min(0.4 * slot)
-            } else {
-                0.0
-            };
-            slot * index as f64 + rng.random_range(early..(0.85 * slot).max(early + 0.01))
-        };
-        let lane = (index as f64 + 0.5) / a.count as f64 * 2.0 - 1.0;
+        let burst = burst_time((index, a.count), seconds, late, rng);
+        let lane = (index as f64 + rng.random_range(0.2..0.8)) / a.count as f64 * 2.0 - 1.0;
         let x = lane * (half - 0.3 * radius).max(0.0) * rng.random_range(0.5..0.9);
         let high = top - radius * rng.random_range(0.95..1.15);
         let climb = rng.random_range(0.9..1.2);
@@ -219,6 +207,21 @@ impl Shell {
         let middle = [self.at[0], self.at[1] - self.fallen(age)];
         (middle, (self.radius * Self::reach(age)).max(0.02))
     }
+}
+
+/// When shell `index` of `count` bursts: one after the other, and early enough to be heard.
+fn burst_time((index, count): (usize, usize), seconds: f64, late: f64, rng: &mut WorldRng) -> f64 {
+    if seconds < 0.5 {
+        return rng.random_range(-0.9..seconds);
+    }
+    let last = (seconds - late - 0.15).max(0.25 * seconds);
+    let slot = last / count as f64;
+    let early = if index == 0 {
+        0.3f64.min(0.4 * slot)
+    } else {
+        0.0
+    };
+    slot * index as f64 + rng.random_range(early..(0.85 * slot).max(early + 0.01))
 }
 
 /// The light of a star: brighter than paint of that colour.

@@ -55,6 +55,15 @@ impl Coat {
             blaze: colour != Colour::White && rng.random_bool(0.4),
         }
     }
+
+    /// The lower legs: white where the horse wears socks.
+    fn shank(&self) -> Rgb {
+        if self.socks {
+            mix(self.body, light_of([230, 226, 218]), 0.85)
+        } else {
+            self.body
+        }
+    }
 }
 
 /// Where the horse is.
@@ -151,74 +160,37 @@ fn draw_leg(
     (coat, side): (&Coat, f64),
 ) {
     let foot = gait.foot(leg, frame.pose.time);
-    let root = [
-        Gait::root(leg),
-        HIP + frame.bob + frame.pitch * Gait::root(leg),
-    ];
+    let forward = Gait::root(leg);
+    let root = [forward, HIP + frame.bob + frame.pitch * forward];
     let fetlock = [foot.forward - 0.012 - 0.02 * foot.swing, foot.up + 0.035];
     let bend = if leg.fore() { 1.0 } else { -1.0 };
     let joint = elbow(root, fetlock, bend);
-    let [a, b, c] = [root, joint, fetlock].map(|p| frame.ground(painter, p, side));
-    let unit = painter
-        .project([frame.pose.x, 0.0, frame.pose.z + side])
-        .scale;
-    let thick = |k: f32| k * unit;
-    let coat_surface = Surface {
-        albedo: coat.body,
-        gloss: 0.15,
-    };
-    let (upper, lower) = if leg.fore() {
+    // The hoof points forward, and folds back while it is in the air.
+    let fold = (std::f64::consts::PI * foot.swing).sin() * 0.03;
+    let toe = [
+        fetlock[0] + 0.022 - 1.6 * fold,
+        fetlock[1] - 0.022 + 0.2 * fold,
+    ];
+    let [root, joint, fetlock, toe] =
+        [root, joint, fetlock, toe].map(|p| frame.ground(painter, p, side));
+    let at = [frame.pose.x, 0.0, frame.pose.z + side];
+    let unit = painter.project(at).scale;
+    let (hip, knee) = if leg.fore() {
         (0.050, 0.026)
     } else {
         (0.066, 0.028)
     };
-    painter.limb(
-        Limb {
-            from: a,
-            to: b,
-            radius: [thick(upper), thick(lower)],
-        },
-        coat_surface,
-    );
-    let sock = if coat.socks {
-        mix(coat.body, light_of([230, 226, 218]), 0.85)
-    } else {
-        coat.body
+    let mut bone = |[from, to]: [[f32; 2]; 2], radius: [f32; 2], albedo: Rgb| {
+        let radius = radius.map(|r| r * unit);
+        let surface = Surface {
+            albedo,
+            gloss: 0.15,
+        };
+        painter.limb(Limb { from, to, radius }, surface);
     };
-    let shank = Surface {
-        albedo: sock,
-        gloss: 0.1,
-    };
-    painter.limb(
-        Limb {
-            from: b,
-            to: c,
-            radius: [thick(lower * 0.92), thick(0.019)],
-        },
-        shank,
-    );
-    // The hoof points forward, and folds back while it is in the air.
-    let fold = (std::f64::consts::PI * foot.swing).sin() * 0.03;
-    let toe = frame.ground(
-        painter,
-        [
-            fetlock[0] + 0.022 - 1.6 * fold,
-            fetlock[1] - 0.022 + 0.2 * fold,
-        ],
-        side,
-    );
-    let hoof = Surface {
-        albedo: coat.hoof,
-        gloss: 0.2,
-    };
-    painter.limb(
-        Limb {
-            from: c,
-            to: toe,
-            radius: [thick(0.018), thick(0.024)],
-        },
-        hoof,
-    );
+    bone([root, joint], [hip, knee], coat.body);
+    bone([joint, fetlock], [0.92 * knee, 0.019], coat.shank());
+    bone([fetlock, toe], [0.018, 0.024], coat.hoof);
 }
 
 /// The joint between two bones, bent forward (`side` 1) or backward (-1).
@@ -236,10 +208,9 @@ fn elbow(root: [f64; 2], end: [f64; 2], side: f64) -> [f64; 2] {
     ]
 }
 
-/// Barrel, croup, shoulder and neck as one smooth form.
-fn trunk(painter: &mut Painter, frame: &Frame, coat: &Coat) {
-    let nod = neck_top(frame);
-    let side = [
+/// The outline of the trunk and the neck, whose top is at `nod`.
+fn side_view(nod: [f64; 2]) -> [[f64; 2]; 17] {
+    [
         [-0.300, 0.345],
         [-0.312, 0.415],
         [-0.260, 0.470],
@@ -257,7 +228,12 @@ fn trunk(painter: &mut Painter, frame: &Frame, coat: &Coat) {
         [0.000, 0.268],
         [-0.120, 0.285],
         [-0.225, 0.290],
-    ];
+    ]
+}
+
+/// Barrel, croup, shoulder and neck as one smooth form.
+fn trunk(painter: &mut Painter, frame: &Frame, coat: &Coat) {
+    let side = side_view(neck_top(frame));
     let corners: Vec<[f32; 2]> = side.iter().map(|&p| frame.body(painter, p)).collect();
     let points = smooth_outline(&corners, 5);
     let surface = Surface {

@@ -3,7 +3,7 @@
 use super::body::{Coat, Frame};
 use super::gait::Gait;
 use crate::render::{
-    Ellipse, Limb, Painter, Surface, mix, normalised, scale, smooth, smooth_outline,
+    Ellipse, Limb, Painter, Rgb, Surface, mix, normalised, scale, smooth, smooth_outline,
 };
 
 /// Where the neck meets the head; it nods with the stride.
@@ -17,81 +17,66 @@ pub fn neck_top(frame: &Frame) -> [f64; 2] {
 /// Ears, head, eye and mane.
 pub fn head(painter: &mut Painter, frame: &Frame, stride: f64, (gait, coat): (&Gait, &Coat)) {
     let top = neck_top(frame);
-    let unit = painter.project([frame.pose.x, 0.0, frame.pose.z]).scale;
-    let surface = Surface {
-        albedo: coat.body,
-        gloss: 0.2,
-    };
     let muzzle = [top[0] + 0.135, top[1] - 0.115];
-    let at = |painter: &Painter, p: [f64; 2]| frame.body(painter, p);
     // Ears, then the head over them.
     for (dx, shade) in [(-0.004, 0.7), (-0.03, 1.0)] {
-        let from = at(painter, [top[0] + dx, top[1] + 0.01]);
-        let to = at(painter, [top[0] + dx + 0.004, top[1] + 0.062]);
-        let ear = Surface::matt(scale(coat.body, shade));
-        painter.limb(
-            Limb {
-                from,
-                to,
-                radius: [0.016 * unit, 0.004 * unit],
-            },
-            ear,
+        let ear = [
+            [top[0] + dx, top[1] + 0.01],
+            [top[0] + dx + 0.004, top[1] + 0.062],
+        ];
+        bar(
+            painter,
+            frame,
+            (ear, [0.016, 0.004]),
+            scale(coat.body, shade),
         );
     }
-    let (from, to) = (
-        at(painter, [top[0] + 0.002, top[1] - 0.018]),
-        at(painter, muzzle),
-    );
-    painter.limb(
-        Limb {
-            from,
-            to,
-            radius: [0.052 * unit, 0.030 * unit],
-        },
-        surface,
-    );
-    let nose = at(painter, [muzzle[0] + 0.008, muzzle[1] - 0.006]);
+    let skull = [[top[0] + 0.002, top[1] - 0.018], muzzle];
+    bar(painter, frame, (skull, [0.052, 0.030]), coat.body);
     let dark = Surface::matt(mix(coat.body, [0.05, 0.045, 0.045], 0.6));
-    painter.ellipsoid(
-        Ellipse {
-            x: nose[0],
-            y: nose[1],
-            rx: 0.027 * unit,
-            ry: 0.026 * unit,
-        },
-        dark,
-    );
+    let nose = [muzzle[0] + 0.008, muzzle[1] - 0.006];
+    painter.ellipsoid(round(painter, frame, nose, 0.027), dark);
     if coat.blaze {
-        let a = at(painter, [top[0] + 0.055, top[1] - 0.012]);
-        let b = at(painter, [muzzle[0] + 0.012, muzzle[1] + 0.03]);
-        let white = painter.light.shade(
-            Surface::matt([0.85, 0.83, 0.78]),
-            normalised([0.0, 0.4, -1.0]),
-        );
-        painter.line([a, b], 0.008 * unit, white);
+        let from = frame.body(painter, [top[0] + 0.055, top[1] - 0.012]);
+        let to = frame.body(painter, [muzzle[0] + 0.012, muzzle[1] + 0.03]);
+        let chalk = Surface::matt([0.85, 0.83, 0.78]);
+        let white = painter.light.shade(chalk, normalised([0.0, 0.4, -1.0]));
+        painter.line([from, to], 0.008 * painter.view.unit(), white);
     }
-    let eye = at(painter, [top[0] + 0.035, top[1] - 0.022]);
+    let eye = [top[0] + 0.035, top[1] - 0.022];
     painter.disc(
-        Ellipse {
-            x: eye[0],
-            y: eye[1],
-            rx: 0.0085 * unit,
-            ry: 0.0085 * unit,
-        },
+        round(painter, frame, eye, 0.0085),
         [0.004, 0.003, 0.003],
         1.0,
     );
-    painter.disc(
-        Ellipse {
-            x: eye[0] - 0.002 * unit,
-            y: eye[1] - 0.003 * unit,
-            rx: 0.003 * unit,
-            ry: 0.003 * unit,
-        },
-        [0.7, 0.7, 0.7],
-        0.9,
-    );
+    let gleam = [eye[0] - 0.002, eye[1] + 0.003];
+    painter.disc(round(painter, frame, gleam, 0.003), [0.7, 0.7, 0.7], 0.9);
     mane(painter, frame, (top, stride), (gait, coat));
+}
+
+/// A round bar of the head, its ends and radii in units.
+fn bar(
+    painter: &mut Painter,
+    frame: &Frame,
+    (ends, radius): ([[f64; 2]; 2], [f32; 2]),
+    albedo: Rgb,
+) {
+    let [from, to] = ends.map(|p| frame.body(painter, p));
+    let unit = painter.view.unit();
+    let radius = radius.map(|r| r * unit);
+    painter.limb(Limb { from, to, radius }, Surface { albedo, gloss: 0.2 });
+}
+
+/// A circle of the head, its radius in units.
+fn round(painter: &Painter, frame: &Frame, at: [f64; 2], radius: f32) -> Ellipse {
+    let [x, y] = frame.body(painter, at);
+    let pixels = radius * painter.view.unit();
+    Ellipse {
+        x,
+        y,
+        rx: pixels,
+        ry: pixels,
+    }
 }
 
 /// Locks along the neck that stream back with speed.
