@@ -1,4 +1,8 @@
 //! Attention against the plain softmax: values, gradients, instruction sets.
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "a block sees a list of ranges, often one"
+)]
 
 mod common;
 
@@ -137,6 +141,28 @@ fn huge_logits_do_not_overflow() -> Result<()> {
     let k = random((300, 1, 16), 300.0, 2)?;
     let y = attention(&q, &k, &k, &plan, Precision::F32)?;
     assert!(error(&y, &naive(&q, &k, &k, &plan)?)? < 1e-3);
+    Ok(())
+}
+
+#[test]
+fn no_queries_and_no_keys_are_fine() -> Result<()> {
+    for (rows, keys) in [(0, 5), (5, 0), (0, 0)] {
+        let q = Var::from_tensor(&Tensor::zeros(
+            (rows, 2, 4),
+            candle_core::DType::F32,
+            &Device::Cpu,
+        )?)?;
+        let k = Var::from_tensor(&Tensor::zeros(
+            (keys, 1, 4),
+            candle_core::DType::F32,
+            &Device::Cpu,
+        )?)?;
+        let plan = AttentionPlan::full(rows, keys, 1.0);
+        let y = attention(&q, &k, &k, &plan, Precision::Bf16)?;
+        assert_eq!(y.dims(), [rows, 2, 4]);
+        let grads = y.sum_all()?.backward()?;
+        assert_eq!(grads.get(&k).expect("a gradient").dims(), [keys, 1, 4]);
+    }
     Ok(())
 }
 

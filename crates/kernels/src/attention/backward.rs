@@ -13,9 +13,9 @@ use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
 use crate::simd::vectorised;
 
 /// Keys of a tile: a multiple of the left panels of all kernels (12 and 32).
-const KEYS: usize = 96;
+const KEYS: usize = 192;
 /// Queries of a tile, which start at multiples of it; within it at multiples of `ALIGN`.
-const QUERIES: usize = 256;
+const QUERIES: usize = 128;
 /// What the first query is a multiple of, for the packed layouts.
 const ALIGN: usize = 32;
 /// At least as many tasks as this are made of the heads and of parts of the keys.
