@@ -5,10 +5,12 @@
 //! ([`super::resample`] brings its waves back).
 
 mod blocks;
+mod long;
 
 use blocks::{DecoderBlock, EncoderBlock, Snake, conv};
 use candle_core::Tensor;
 use gallop_kernels::Precision;
+pub use long::encode_wave;
 use serde::Deserialize;
 
 use super::{

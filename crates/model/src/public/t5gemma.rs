@@ -41,9 +41,10 @@ pub struct Text {
 impl Text {
     /// A text all of whose tokens count.
     pub fn new(ids: Vec<u32>) -> Self {
+        let all = 0..ids.len();
         Self {
-            valid: vec![0..ids.len()],
             ids,
+            valid: Vec::from([all]),
         }
     }
 

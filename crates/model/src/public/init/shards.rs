@@ -101,7 +101,7 @@ fn header(specs: &[TensorSpec], about: Option<(String, String)>) -> String {
         at = end;
     }
     let mut header = Value::Object(header).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     header

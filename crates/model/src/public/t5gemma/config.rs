@@ -78,7 +78,10 @@ impl T5GemmaConfig {
             return Err("only tanh-approximated GELU and attention without bias".into());
         }
         let heads = self.num_key_value_heads;
-        if heads == 0 || !self.num_attention_heads.is_multiple_of(heads) || self.head_dim % 2 != 0 {
+        if heads == 0
+            || !self.num_attention_heads.is_multiple_of(heads)
+            || !self.head_dim.is_multiple_of(2)
+        {
             return Err("heads that do not divide".into());
         }
         if let Some(types) = &self.layer_types {
@@ -96,7 +99,7 @@ impl T5GemmaConfig {
     pub(super) fn window(&self, layer: usize) -> Option<usize> {
         let sliding = match &self.layer_types {
             Some(types) => types[layer] == "sliding_attention",
-            None => layer % 2 == 0,
+            None => layer.is_multiple_of(2),
         };
         sliding.then_some(self.sliding_window)
     }

@@ -298,7 +298,7 @@ impl Stage {
     }
 
     fn run(&self, x: &Tensor, memory: &mut Memory) -> Result<Tensor> {
-        let blocks = self.blocks.iter();
-        blocks.fold(Ok(x.clone()), |x, block| block.apply(&x?, memory))
+        let mut blocks = self.blocks.iter();
+        blocks.try_fold(x.clone(), |x, block| block.apply(&x, memory))
     }
 }
