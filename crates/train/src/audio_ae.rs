@@ -44,6 +44,10 @@ pub struct AudioAeRecipe {
     pub run: RunRecipe,
     /// Learning rates.
     pub optimiser: OptimiserRecipe,
+    /// Whether the encoder stays as it is in the checkpoint, so that latents do not change while the
+    /// decoder goes on learning.
+    #[serde(default)]
+    pub freeze_encoder: bool,
     /// Widths and depths.
     #[serde(default)]
     pub model: AudioAeConfig,
@@ -173,6 +177,10 @@ impl Task for AudioTask {
 
     fn loss(&mut self, batch: AudioBatch, _step: u64) -> Result<StepLoss> {
         let latents = self.ae.encode_spectra(&batch.spectra)?;
+        let latents = match self.recipe.freeze_encoder {
+            true => latents.detach(),
+            false => latents,
+        };
         let noise = self.noise(&latents, batch.index)?;
         let predicted = self.ae.decode_spectra(&(&latents + noise)?)?;
         let head = predicted.flatten_all()?.to_vec1::<f32>()?;

@@ -88,7 +88,10 @@ fn run(folder: &Path, muon: f64, stop: u64) -> (Outcome, Vec<Vec<f32>>) {
     (outcome, all.to_vec())
 }
 
-fn losses(folder: &Path) -> Vec<(String, u64, Vec<(String, f64)>)> {
+/// Kind, step and metrics of a line of the log.
+type Logged = (String, u64, Vec<(String, f64)>);
+
+fn losses(folder: &Path) -> Vec<Logged> {
     let timed = ["seconds", "waited"];
     let lines = crate::metrics::read_log(&folder.join("log.jsonl")).unwrap();
     lines
