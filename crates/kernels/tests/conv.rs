@@ -20,9 +20,9 @@ fn plain3(x: &Tensor, w: &Tensor, bias: &Tensor, spec: &ConvSpec) -> Vec<f64> {
     };
     for batch in 0..xd[0] {
         for o in positions(&out) {
-            for c in 0..cout {
+            for (c, start) in bias.iter().enumerate() {
                 let group = c / (cout / spec.groups);
-                let mut sum = bias[c];
+                let mut sum = *start;
                 for (tap, k) in positions(&wd[1..4]).enumerate() {
                     let mut at = batch;
                     let mut outside = false;
