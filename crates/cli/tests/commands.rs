@@ -36,7 +36,8 @@ fn the_public_architecture_is_counted_without_files() {
     );
     let about: Value = serde_json::from_slice(&out.stdout).unwrap();
     let billions = about["parameters"].as_f64().unwrap() / 1e9;
-    assert!((billions - 15.28).abs() < 0.005, "{billions}");
+    // 15.28 in the layers, embedders and heads beside them.
+    assert!((billions - 15.30).abs() < 0.005, "{billions}");
 }
 
 #[test]

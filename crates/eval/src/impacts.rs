@@ -18,7 +18,7 @@ pub struct Impact {
 
 /// Impacts of all paths, in order; two within 60 ms count once.
 pub fn impacts(paths: &[Path]) -> Vec<Impact> {
-    let mut all: Vec<Impact> = paths.iter().flat_map(|path| turns(path)).collect();
+    let mut all: Vec<Impact> = paths.iter().flat_map(turns).collect();
     all.sort_by(|a, b| a.time.total_cmp(&b.time));
     all.dedup_by(|b, a| b.time - a.time < 0.06);
     all
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn flights_fit_gravity_and_floating_does_not() {
         let (path, _) = bounce(0.5, 0.8, 40);
-        assert!(gravity_fit(&[path.clone()]).unwrap() > 0.99);
+        assert!(gravity_fit(std::slice::from_ref(&path)).unwrap() > 0.99);
         let floating: Path = path
             .into_iter()
             .map(|(f, b)| {

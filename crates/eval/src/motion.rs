@@ -186,10 +186,11 @@ pub fn pixel(size: PixelSize, [x, y]: [f32; 2]) -> [f32; 2] {
 /// Solves a symmetric positive definite 3x3 system by elimination.
 fn solve3(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
     for k in 0..3 {
+        let pivot = a[k];
         for row in k + 1..3 {
-            let factor = a[row][k] / a[k][k];
-            for column in k..3 {
-                a[row][column] -= factor * a[k][column];
+            let factor = a[row][k] / pivot[k];
+            for (value, above) in a[row].iter_mut().zip(pivot) {
+                *value -= factor * above;
             }
             b[row] -= factor * b[k];
         }

@@ -90,8 +90,10 @@ fn the_samples_themselves_are_read() {
 
 /// As many damages as `PROPTEST_CASES` says, else 400 of each kind.
 fn cases() -> ProptestConfig {
-    let mut config = ProptestConfig::default();
-    config.failure_persistence = None;
+    let mut config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = 400;
     }
