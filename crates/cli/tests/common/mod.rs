@@ -1,4 +1,5 @@
-//! A tiny model with random weights, and the program to run on it.
+//! A tiny model with random weights, and the program to run on it. Not every test file uses all of it.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::fs;
