@@ -68,7 +68,10 @@ impl Checkpoints {
         let bytes = fs::read(&path).map_err(TrainError::file(&path))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
-        let step = header.metadata().as_ref().and_then(|m| m.get(STEP)?.parse().ok());
+        let step = header
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get(STEP)?.parse().ok());
         let step = step.ok_or_else(|| wrong("it does not say its step".into()))?;
         for slot in &mut optimiser.slots {
             let name = slot.name.clone();

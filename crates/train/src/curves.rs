@@ -30,13 +30,20 @@ pub fn draw(lines: &[Line], path: &Path) -> Result<()> {
     let mut panels: BTreeMap<&str, Panel> = BTreeMap::new();
     for line in lines {
         for (name, value) in &line.metrics {
-            let points = panels.entry(name).or_default().entry(&line.kind).or_default();
+            let points = panels
+                .entry(name)
+                .or_default()
+                .entry(&line.kind)
+                .or_default();
             points.push((line.step as f64, *value));
         }
     }
     let rows = panels.len().div_ceil(COLUMNS).max(1);
     let mut picture = Frame::black(PixelSize::new(PANEL.width * COLUMNS, PANEL.height * rows));
-    picture.rgb.chunks_exact_mut(3).for_each(|p| p.copy_from_slice(&PAPER));
+    picture
+        .rgb
+        .chunks_exact_mut(3)
+        .for_each(|p| p.copy_from_slice(&PAPER));
     for (i, (name, panel)) in panels.iter().enumerate() {
         let corner = [i % COLUMNS * PANEL.width, i / COLUMNS * PANEL.height];
         draw_panel(&mut picture, corner, name, panel);

@@ -96,7 +96,9 @@ pub struct ClipOf {
 pub fn choose(weights: &[f64], rng: &mut Pcg64) -> Result<usize> {
     let total: f64 = weights.iter().sum();
     if weights.is_empty() || total <= 0.0 {
-        return Err(TrainError::Setting("there is nothing to choose from".into()));
+        return Err(TrainError::Setting(
+            "there is nothing to choose from".into(),
+        ));
     }
     let mut left = rng.random::<f64>() * total;
     let found = weights.iter().position(|weight| {

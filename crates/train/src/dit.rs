@@ -144,7 +144,11 @@ pub fn train_dit(
     let json = serde_json::to_string(&config).expect("a configuration is plain data");
     let about = BTreeMap::from([("config".to_string(), json)]);
     optimiser.with_ema(|| -> Result<()> {
-        Ok(save_weights(&folder.join("dit.safetensors"), small(&vars)?, &about)?)
+        Ok(save_weights(
+            &folder.join("dit.safetensors"),
+            small(&vars)?,
+            &about,
+        )?)
     })?;
     Ok(outcome)
 }
@@ -155,10 +159,14 @@ fn tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
     let mut texts = Vec::new();
     for i in 0..TOKENIZER_CLIPS {
         let seed = stream(recipe.run.seed, Purpose::Clips, i).random();
-        let spec = config.spec(seed).map_err(|e| TrainError::Data(e.to_string()))?;
+        let spec = config
+            .spec(seed)
+            .map_err(|e| TrainError::Data(e.to_string()))?;
         let mut rng = WorldRng::seed_from_u64(seed);
         let captions = captions(&spec.attributes, Split::Train, &mut rng);
-        let known = captions.into_iter().filter(|c| recipe.languages.contains_key(&c.lang));
+        let known = captions
+            .into_iter()
+            .filter(|c| recipe.languages.contains_key(&c.lang));
         texts.extend(known.map(|caption| caption.text));
     }
     Ok(TextTokenizer::train(texts.into_iter(), recipe.vocabulary)?)
@@ -217,7 +225,12 @@ impl Task for DitTask {
     }
 
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
-        let levels: Vec<f64> = LEVELS.iter().copied().cycle().take(self.held_out.len()).collect();
+        let levels: Vec<f64> = LEVELS
+            .iter()
+            .copied()
+            .cycle()
+            .take(self.held_out.len())
+            .collect();
         let batch = self.source.fixed(&self.held_out, &levels)?;
         let outputs = forward(&self.dit, &batch)?;
         let metrics = self.judge(&batch, &outputs)?.metrics;
@@ -246,7 +259,12 @@ impl DitTask {
         let mut found = Metrics::new();
         let parts = [
             (Modality::Video, &outputs.video, &batch.video_target, 1.0),
-            (Modality::Audio, &outputs.audio, &batch.audio_target, recipe.audio_weight),
+            (
+                Modality::Audio,
+                &outputs.audio,
+                &batch.audio_target,
+                recipe.audio_weight,
+            ),
         ];
         for (modality, predicted, target, share) in parts {
             let (Some(predicted), Some(target)) = (predicted, target) else {
@@ -280,7 +298,10 @@ fn by_sigma(
     modality: Modality,
     [predicted, target, weight]: [&Tensor; 3],
 ) -> Result<Metrics> {
-    let errors = (predicted.detach() - target)?.sqr()?.mean(1)?.to_vec1::<f32>()?;
+    let errors = (predicted.detach() - target)?
+        .sqr()?
+        .mean(1)?
+        .to_vec1::<f32>()?;
     let weight = weight.to_vec1::<f32>()?;
     let name = format!("{modality:?}").to_lowercase();
     let mut sums: BTreeMap<String, [f64; 2]> = BTreeMap::new();

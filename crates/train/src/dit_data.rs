@@ -118,7 +118,9 @@ impl Source {
         let done = index as f64 / self.recipe.run.steps.max(1) as f64;
         let stages = &self.recipe.stages;
         let stage = stages.iter().find(|stage| done < stage.until);
-        let views = &stage.or(stages.last()).map_or(&[][..], |stage| &stage.views);
+        let views = &stage
+            .or(stages.last())
+            .map_or(&[][..], |stage| &stage.views);
         let weights: Vec<f64> = views.iter().map(|view| view.weight).collect();
         Ok(&views[choose(&weights, rng)?])
     }
@@ -179,7 +181,11 @@ impl Source {
             return Ok(Vec::new());
         }
         let weight = |caption: &Caption| self.recipe.languages.get(&caption.lang).copied();
-        let weights: Vec<f64> = clip.captions.iter().map(|c| weight(c).unwrap_or(0.0)).collect();
+        let weights: Vec<f64> = clip
+            .captions
+            .iter()
+            .map(|c| weight(c).unwrap_or(0.0))
+            .collect();
         let caption = &clip.captions[choose(&weights, rng)?];
         Ok(self.tokenizer.encode(&caption.text)?)
     }
@@ -248,18 +254,25 @@ impl Source {
     fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<f64>) -> Result<DitBatch> {
         let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
         let sequence = TokenSequence::new(&self.config, &specs, &Device::Cpu)?;
-        let video = |k: usize| -> Vec<Tensor> { pieces.iter().map(|p| p.video[k].clone()).collect() };
+        let video =
+            |k: usize| -> Vec<Tensor> { pieces.iter().map(|p| p.video[k].clone()).collect() };
         let audio = |k: usize| -> Vec<Tensor> {
             let audio = pieces.iter().filter_map(|p| p.audio.as_ref());
             audio.map(|audio| audio[k].clone()).collect()
         };
-        let ids: Vec<u32> = pieces.iter().flat_map(|piece| &piece.ids).copied().collect();
+        let ids: Vec<u32> = pieces
+            .iter()
+            .flat_map(|piece| &piece.ids)
+            .copied()
+            .collect();
         Ok(DitBatch {
             video: sequence.video_tokens(&video(0))?,
             video_target: sequence.video_targets(&video(1))?,
             audio: sequence.pack(Modality::Audio, &audio(0))?,
             audio_target: sequence.pack(Modality::Audio, &audio(1))?,
-            ids: (!ids.is_empty()).then(|| Tensor::new(ids, &Device::Cpu)).transpose()?,
+            ids: (!ids.is_empty())
+                .then(|| Tensor::new(ids, &Device::Cpu))
+                .transpose()?,
             sequence,
             sigmas,
         })

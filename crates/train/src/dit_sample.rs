@@ -53,8 +53,13 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         Ok(SampleSpec::new(Task::TextToClip, clip.shape()?, text))
     };
     let pairs = || clips.iter().zip(&prompts);
-    let cond = pairs().map(|(c, ids)| spec(c, ids.len())).collect::<Result<Vec<_>>>()?;
-    let uncond = clips.iter().map(|c| spec(c, 0)).collect::<Result<Vec<_>>>()?;
+    let cond = pairs()
+        .map(|(c, ids)| spec(c, ids.len()))
+        .collect::<Result<Vec<_>>>()?;
+    let uncond = clips
+        .iter()
+        .map(|c| spec(c, 0))
+        .collect::<Result<Vec<_>>>()?;
     let cond = TokenSequence::new(dit.config(), &cond, &Device::Cpu)?;
     let uncond = TokenSequence::new(dit.config(), &uncond, &Device::Cpu)?;
     let ids = Tensor::new(prompts.concat(), &Device::Cpu)?;

@@ -37,7 +37,11 @@ pub(crate) fn export(
 /// Matrices in bf16, vectors in f32.
 pub(crate) fn small(vars: &Vars) -> Result<Vec<(String, Tensor)>> {
     let small = |(name, tensor): (String, Tensor)| {
-        let kind = if tensor.rank() > 1 { DType::BF16 } else { DType::F32 };
+        let kind = if tensor.rank() > 1 {
+            DType::BF16
+        } else {
+            DType::F32
+        };
         Ok((name, tensor.to_dtype(kind)?))
     };
     vars.tensors().into_iter().map(small).collect()

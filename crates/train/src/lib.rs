@@ -4,10 +4,10 @@
 //! training that goes on from a checkpoint is bit for bit the one that was never stopped.
 #![warn(missing_docs)]
 
+mod audio_ae;
 mod checkpoint;
 mod curves;
 mod data;
-mod audio_ae;
 mod dit;
 mod dit_data;
 mod dit_sample;

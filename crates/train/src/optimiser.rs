@@ -45,11 +45,7 @@ impl Optimiser {
     ///
     /// # Errors
     /// If a weight is not f32.
-    pub fn new(
-        recipe: &OptimiserRecipe,
-        vars: &Vars,
-        frozen: &[&str],
-    ) -> Result<Self> {
+    pub fn new(recipe: &OptimiserRecipe, vars: &Vars, frozen: &[&str]) -> Result<Self> {
         let slots = vars
             .all()
             .into_iter()
@@ -91,7 +87,12 @@ impl Optimiser {
                 None => Ok(None),
             })
             .collect::<Result<Vec<_>>>()?;
-        let norm = grads.iter().flatten().map(|g| sum_of_squares(g)).sum::<f64>().sqrt();
+        let norm = grads
+            .iter()
+            .flatten()
+            .map(|g| sum_of_squares(g))
+            .sum::<f64>()
+            .sqrt();
         let scale = if self.recipe.clip > 0.0 && norm > self.recipe.clip {
             self.recipe.clip / norm
         } else {
@@ -135,7 +136,8 @@ impl Slot {
     /// Makes the network see these values.
     pub(crate) fn publish(&self, values: &[f32]) -> Result<()> {
         let device = self.var.device();
-        self.var.set(&Tensor::from_slice(values, self.var.shape(), device)?)
+        self.var
+            .set(&Tensor::from_slice(values, self.var.shape(), device)?)
     }
 
     fn adam(&mut self, grad: &[f32], scale: f32, adam: Adam) {
@@ -198,7 +200,11 @@ impl Adam {
             correct1: correct(beta1) as f32,
             correct2: correct(beta2) as f32,
             rate: (recipe.learning_rate * rate) as f32,
-            decay: if rank > 1 { recipe.weight_decay as f32 } else { 0.0 },
+            decay: if rank > 1 {
+                recipe.weight_decay as f32
+            } else {
+                0.0
+            },
         }
     }
 }
@@ -235,7 +241,11 @@ fn is_inner_matrix(name: &str, var: &Var) -> bool {
 fn orthogonalise(matrix: &Tensor) -> Result<Tensor> {
     let (rows, columns) = matrix.dims2()?;
     let tall = rows > columns;
-    let x = if tall { matrix.t()?.contiguous()? } else { matrix.clone() };
+    let x = if tall {
+        matrix.t()?.contiguous()?
+    } else {
+        matrix.clone()
+    };
     let norm = x.sqr()?.sum_all()?.to_scalar::<f32>()?.sqrt();
     let mut x = (x / f64::from(norm + 1e-7))?;
     let [a, b, c] = MUON_COEFFICIENTS;

@@ -94,8 +94,7 @@ impl Resolution {
             })
             .collect();
         let sums: Vec<[f64; 3]> = pairs.par_iter().map(Pair::sums).collect();
-        let [difference, energy, log] =
-            [0, 1, 2].map(|k| sums.iter().map(|s| s[k]).sum::<f64>());
+        let [difference, energy, log] = [0, 1, 2].map(|k| sums.iter().map(|s| s[k]).sum::<f64>());
         let count = (windows * (length / 2 + 1)) as f64;
         let norm = energy.sqrt().max(1e-3);
         let convergence = difference.sqrt() / norm;
@@ -114,7 +113,11 @@ impl Resolution {
         let mut windowed: Vec<f32> = (self.window.iter().enumerate())
             .map(|(n, w)| {
                 let at = first + n as isize;
-                usize::try_from(at).ok().and_then(|at| signal.get(at)).unwrap_or(&0.0) * w
+                usize::try_from(at)
+                    .ok()
+                    .and_then(|at| signal.get(at))
+                    .unwrap_or(&0.0)
+                    * w
             })
             .collect();
         let mut spectrum = self.forward.make_output_vec();
@@ -133,7 +136,11 @@ impl Resolution {
                 (self.inverse)
                     .process(&mut gradient, &mut signal)
                     .expect("the buffers are the plan's own sizes");
-                signal.iter().zip(&self.window).map(|(s, w)| s * w).collect()
+                signal
+                    .iter()
+                    .zip(&self.window)
+                    .map(|(s, w)| s * w)
+                    .collect()
             })
             .collect();
         for (i, window) in windows.iter().enumerate() {
@@ -184,7 +191,9 @@ mod tests {
     use rand::RngExt;
 
     fn wave(frequency: f32, samples: usize) -> Vec<f32> {
-        (0..samples).map(|n| (n as f32 * frequency).sin() * 0.4).collect()
+        (0..samples)
+            .map(|n| (n as f32 * frequency).sin() * 0.4)
+            .collect()
     }
 
     #[test]
@@ -218,7 +227,11 @@ mod tests {
             };
             let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
             let error = (slope - f64::from(gradient[i])).abs();
-            assert!(error < 1e-3 + 0.05 * slope.abs(), "{i}: {slope} {}", gradient[i]);
+            assert!(
+                error < 1e-3 + 0.05 * slope.abs(),
+                "{i}: {slope} {}",
+                gradient[i]
+            );
         }
     }
 }

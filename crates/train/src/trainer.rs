@@ -130,7 +130,11 @@ impl<'a> Loop<'a> {
         })
     }
 
-    fn one_step<T: Task>(&mut self, task: &mut T, stream: &mut BatchStream<T::Batch>) -> Result<()> {
+    fn one_step<T: Task>(
+        &mut self,
+        task: &mut T,
+        stream: &mut BatchStream<T::Batch>,
+    ) -> Result<()> {
         let start = Instant::now();
         let batch = stream.next_batch()?;
         let waited = start.elapsed().as_secs_f64();
@@ -182,7 +186,10 @@ pub(crate) fn metric(name: &str, value: f64) -> (String, f64) {
 
 /// Metrics from pairs.
 pub(crate) fn metrics<const N: usize>(pairs: [(&str, f64); N]) -> BTreeMap<String, f64> {
-    pairs.into_iter().map(|(name, value)| metric(name, value)).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| metric(name, value))
+        .collect()
 }
 
 #[cfg(test)]

@@ -23,7 +23,10 @@ impl Task for Products {
             let mut rng = stream(7, Purpose::Data, index);
             let x: Vec<f32> = (0..8 * SIZE).map(|_| rng.random::<f32>() - 0.5).collect();
             // The matrix to be found turns the coordinates by one.
-            let y = x.chunks(SIZE).flat_map(|x| [&x[1..], &x[..1]].concat()).collect();
+            let y = x
+                .chunks(SIZE)
+                .flat_map(|x| [&x[1..], &x[..1]].concat())
+                .collect();
             Ok((x, y))
         })
     }
@@ -65,10 +68,13 @@ impl Progress for StopAt {
 fn run(folder: &Path, muon: f64, stop: u64) -> (Outcome, Vec<Vec<f32>>) {
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(3), &Device::Cpu);
-    let matrix = weights.get((SIZE, SIZE), "inner.weight", Init::Normal(0.1)).unwrap();
-    let recipe: RunRecipe =
-        toml::from_str("seed = 7\nsteps = 24\nthreads = 2\nworkers = 2\nlog_every = 4\nvalidate_every = 10")
-            .unwrap();
+    let matrix = weights
+        .get((SIZE, SIZE), "inner.weight", Init::Normal(0.1))
+        .unwrap();
+    let recipe: RunRecipe = toml::from_str(
+        "seed = 7\nsteps = 24\nthreads = 2\nworkers = 2\nlog_every = 4\nvalidate_every = 10",
+    )
+    .unwrap();
     let optimiser: OptimiserRecipe = toml::from_str(&format!(
         "learning_rate = 0.01\nmuon_learning_rate = {muon}\nwarmup = 3\nclip = 1.0"
     ))
@@ -131,7 +137,10 @@ fn a_training_learns() {
         run(folder.path(), muon, u64::MAX);
         let losses = losses(folder.path());
         let loss = |line: &(String, u64, Vec<(String, f64)>)| {
-            line.2.iter().find(|(name, _)| name == "loss").map(|(_, loss)| *loss)
+            line.2
+                .iter()
+                .find(|(name, _)| name == "loss")
+                .map(|(_, loss)| *loss)
         };
         let losses: Vec<f64> = losses.iter().filter_map(loss).collect();
         assert!(losses[losses.len() - 1] < 0.85 * losses[0], "{losses:?}");

@@ -253,11 +253,20 @@ impl VideoTask {
         let mut squares = vec![0f32; channels];
         let latents = self.latents()?;
         for batch in &latents {
-            let mean = batch.reshape(((), channels))?.sqr()?.mean(0)?.to_vec1::<f32>()?;
+            let mean = batch
+                .reshape(((), channels))?
+                .sqr()?
+                .mean(0)?
+                .to_vec1::<f32>()?;
             let share = 1.0 / latents.len() as f32;
-            squares.iter_mut().zip(mean).for_each(|(sum, mean)| *sum += share * mean);
+            squares
+                .iter_mut()
+                .zip(mean)
+                .for_each(|(sum, mean)| *sum += share * mean);
         }
-        let sizes = squares.iter().map(|s| s.sqrt().max(LEAST_SIZE) / LATENT_SIZE);
+        let sizes = squares
+            .iter()
+            .map(|s| s.sqrt().max(LEAST_SIZE) / LATENT_SIZE);
         let sizes = Tensor::from_iter(sizes, &Device::Cpu)?;
         let scaled = |name: &str, sizes: &Tensor, divide: bool| -> Result<()> {
             let Some(var) = vars.get(name) else {
@@ -279,7 +288,10 @@ impl VideoTask {
 
 /// Peak signal-to-noise ratio of a clip, in dB; at most 99.
 pub fn psnr(one: &[Frame], other: &[Frame]) -> f64 {
-    let pairs = one.iter().zip(other).flat_map(|(a, b)| a.rgb.iter().zip(&b.rgb));
+    let pairs = one
+        .iter()
+        .zip(other)
+        .flat_map(|(a, b)| a.rgb.iter().zip(&b.rgb));
     let (sum, count) = pairs.fold((0f64, 0f64), |(sum, count), (&a, &b)| {
         let d = f64::from(a) - f64::from(b);
         (sum + d * d, count + 1.0)

@@ -68,7 +68,10 @@ fn tiny_recipes_lead_to_weights_that_load() {
 
     let log = read_log(&folder.join("log.jsonl")).unwrap();
     for name in ["video", "audio", "text", "loss"] {
-        assert!(log.iter().any(|line| line.metrics.contains_key(name)), "{name}");
+        assert!(
+            log.iter().any(|line| line.metrics.contains_key(name)),
+            "{name}"
+        );
     }
     assert!(folder.join("curves.png").exists() && folder.join("sheet-000006.png").exists());
 }

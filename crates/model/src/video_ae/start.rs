@@ -66,7 +66,11 @@ fn cosine(k: usize, i: usize, n: usize) -> f32 {
 
 /// Sum or difference of two halves.
 fn half(sign: usize, at: usize) -> f32 {
-    if sign == 1 && at == 1 { -0.5f32.sqrt() } else { 0.5f32.sqrt() }
+    if sign == 1 && at == 1 {
+        -0.5f32.sqrt()
+    } else {
+        0.5f32.sqrt()
+    }
 }
 
 /// Sets untrained weights to the transform.
@@ -108,7 +112,9 @@ pub fn start_as_transform(config: &VideoAeConfig, vars: &Vars) -> Result<()> {
     };
     let same = |a: usize, b: usize| f32::from(u8::from(a == b));
     set("encoder.head", &|out, input| same(out, input) / spread(out))?;
-    set("decoder.embed", &|out, input| same(out, input) * spread(input))?;
+    set("decoder.embed", &|out, input| {
+        same(out, input) * spread(input)
+    })?;
     set("decoder.unfold", &|out, input| {
         let (time, quarter, within) = (out / (4 * w4), out / w4 % 4, out % w4);
         let row = quarter / 2 * PATCH_OUT + within / (PATCH_OUT * 3);

@@ -121,7 +121,9 @@ fn training_starts_as_a_transform_that_keeps_smooth_pictures() {
     for (i, byte) in frame.rgb.iter_mut().enumerate() {
         *byte = value(i / 3 % 64, i / 192, i % 3);
     }
-    let back = ae.decode(&ae.encode(&vec![frame.clone(); 5]).unwrap(), size).unwrap();
+    let back = ae
+        .decode(&ae.encode(&vec![frame.clone(); 5]).unwrap(), size)
+        .unwrap();
     for (a, b) in back[4].rgb.iter().zip(&frame.rgb) {
         assert!(a.abs_diff(*b) < 12, "{a} {b}");
     }
