@@ -136,6 +136,9 @@ pub struct Eval {
     /// Sampling steps [default: the model's own]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
+    /// Rendered clips that the detectors are fitted on: more is surer and slower
+    #[arg(long, value_name = "N", default_value_t = 1600)]
+    pub fitting_clips: usize,
     /// Leave out the clips of untrained weights (the floor)
     #[arg(long)]
     pub no_floor: bool,

@@ -16,8 +16,6 @@ use serde::Serialize;
 use crate::args::Eval;
 use crate::world::write_aside;
 
-/// Clips that detectors are fitted on.
-const FITTING_CLIPS: usize = 1600;
 /// One prompt in so many is also made from a first picture.
 const PICTURED: usize = 4;
 
@@ -55,7 +53,7 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
         split: Split::Heldout,
         ..WorldConfig::default()
     };
-    let Some(detectors) = Detectors::fit(&world, FITTING_CLIPS, progress, cancel)? else {
+    let Some(detectors) = Detectors::fit(&world, args.fitting_clips, progress, cancel)? else {
         return Err(EngineError::Cancelled.into());
     };
     let bench = Bench {

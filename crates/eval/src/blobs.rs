@@ -6,9 +6,9 @@ use rayon::prelude::*;
 use crate::motion::{Motion, Moving, pixel, place};
 use crate::plane::Plane;
 
-/// Frames either side that the background is taken from, and the step between them.
-const REACH: usize = 30;
-const STRIDE: usize = 3;
+/// Frames either side that the background is taken from, and about how many of them are looked at.
+const REACH: usize = 32;
+const LOOKS: usize = 11;
 /// A pixel this far from the background (largest channel) is foreground.
 const CONTRAST: f32 = 0.09;
 /// Blobs smaller than this share of the picture are noise (rain, snow, sparkle).
@@ -46,10 +46,9 @@ pub fn blobs(moving: &Moving) -> Vec<Vec<Blob>> {
 /// Which pixels of `frame` are unlike the median of the frames around it, shadows taken out.
 fn foreground(moving: &Moving, frame: usize) -> Vec<bool> {
     let size = moving.rgb[frame][0].size;
-    let others: Vec<usize> = (frame.saturating_sub(REACH)
-        ..(frame + REACH + 1).min(moving.rgb.len()))
-        .filter(|f| f % STRIDE == 0)
-        .collect();
+    let window = frame.saturating_sub(REACH)..(frame + REACH + 1).min(moving.rgb.len());
+    let step = (window.len() / LOOKS).max(1);
+    let others: Vec<usize> = window.step_by(step).collect();
     let back: Vec<Motion> = others
         .iter()
         .map(|&other| relative(moving.to_first[frame], moving.to_first[other]))

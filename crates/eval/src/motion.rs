@@ -5,7 +5,7 @@ use gallop_core::{Clip, PixelSize};
 use crate::plane::{Plane, luma, shrink};
 
 /// Pixels of the longer side of the planes that motion is measured on.
-const LONG_SIDE: usize = 112;
+const LONG_SIDE: usize = 96;
 /// What a motion must gain in mean luma difference for each longer side that it moves.
 const COST: f32 = 0.05;
 
@@ -93,8 +93,8 @@ pub fn small(full: PixelSize) -> PixelSize {
 fn between(before: &Plane, now: &Plane, guess: Motion) -> Motion {
     let follow = |start: Motion| {
         let mut motion = start;
-        for scale in [0.25, 0.12, 0.06, 0.04] {
-            for _ in 0..4 {
+        for scale in [0.25, 0.1, 0.05] {
+            for _ in 0..3 {
                 motion = improve(before, now, motion, scale);
             }
         }

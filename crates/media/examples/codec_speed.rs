@@ -1,4 +1,4 @@
-//! How fast and how well clips are written: `cargo run --release -p gallop-media --example speed [448x256.mp4]`.
+//! How fast and how well clips are written: `cargo run --release -p gallop-media --example codec_speed [448x256.mp4]`.
 
 use std::path::Path;
 use std::time::Instant;
