@@ -96,7 +96,9 @@ impl Golden {
     fn batch(&self) -> Result<Batch<'_>> {
         Ok(Batch {
             sequence: &self.sequence,
-            video: self.sequence.video_tokens(std::slice::from_ref(&self.latents))?,
+            video: self
+                .sequence
+                .video_tokens(std::slice::from_ref(&self.latents))?,
             audio: Some(self.get("in.audio").get(0)?),
             text: Some(Text::Features(self.text.clone())),
             predict_text: false,
@@ -158,7 +160,10 @@ fn relative(got: &Tensor, want: &Tensor) -> Result<f64> {
 #[test]
 fn golden_tokens_and_positions() -> Result<()> {
     for g in golden() {
-        let tokens = g.sequence.video_tokens(std::slice::from_ref(&g.latents))?.unwrap();
+        let tokens = g
+            .sequence
+            .video_tokens(std::slice::from_ref(&g.latents))?
+            .unwrap();
         let want = g.get("mid.tokens").narrow(0, 0, tokens.dim(0)?)?;
         assert_eq!(relative(&tokens, &want)?, 0.0, "{}", g.name);
         let coordinates = g.sequence.coordinates(&g.config);
