@@ -14,6 +14,7 @@ use gallop_world::{HeldoutPrompt, Split, WorldConfig, heldout_prompts, render_sp
 use serde::Serialize;
 
 use crate::args::Eval;
+use crate::model::load;
 use crate::world::write_aside;
 
 /// One prompt in so many is also made from a first picture.
@@ -82,13 +83,6 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
         ));
     }
     write_report(args, &model.info.name, clips)
-}
-
-fn load(folder: Option<&Path>, device: &Device) -> Result<Foal> {
-    Ok(match folder {
-        None => Foal::embedded(device)?,
-        Some(folder) => Foal::open(folder, device)?,
-    })
 }
 
 /// What all clips have in common; prompt and seed change from one to the next.

@@ -5,11 +5,12 @@ use std::time::Instant;
 use anyhow::Result;
 use candle_core::Device;
 use gallop_core::{Cancel, Frame, Plan, Progress, Request};
-use gallop_engine::{Foal, FoalInfo, generate};
+use gallop_engine::{FoalInfo, generate};
 use gallop_media::ClipWriter;
 use serde_json::json;
 
 use crate::args::Generate;
+use crate::model::load;
 use crate::ui;
 
 /// Makes a clip; everything that can be refused is refused before any work is done.
@@ -30,11 +31,7 @@ pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<
     warn(&plan, &info, progress);
 
     progress.stage("load", 1);
-    let device = Device::Cpu;
-    let model = match &args.model {
-        None => Foal::embedded(&device)?,
-        Some(folder) => Foal::open(folder, &device)?,
-    };
+    let model = load(args.model.as_deref(), &Device::Cpu)?;
     progress.at(1);
     let mut writer = ClipWriter::create(&args.output, plan.clip.size, plan.request.audio)?;
     generate(

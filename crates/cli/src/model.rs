@@ -3,11 +3,20 @@
 use std::path::Path;
 
 use anyhow::Result;
-use gallop_engine::{FoalInfo, parts};
+use candle_core::Device;
+use gallop_engine::{Foal, FoalInfo, parts};
 use gallop_model::dit::DitConfig;
 use serde_json::json;
 
 use crate::args::{ModelInfo, Preset};
+
+/// The model in `folder`, or the one inside the program.
+pub fn load(folder: Option<&Path>, device: &Device) -> Result<Foal> {
+    Ok(match folder {
+        None => Foal::embedded(device)?,
+        Some(folder) => Foal::open(folder, device)?,
+    })
+}
 
 /// Says what a model is; of a preset, what it would be.
 pub fn info(args: &ModelInfo) -> Result<()> {
