@@ -1,6 +1,6 @@
 //! Training of the audio autoencoder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, WorldRecipe};
 use crate::error::Result;
-use crate::export::export;
+use crate::export::{export, start_from};
 use crate::loss::Graded;
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
@@ -48,6 +48,8 @@ pub struct AudioAeRecipe {
     /// decoder goes on learning.
     #[serde(default)]
     pub freeze_encoder: bool,
+    /// Weights to begin with, of the same widths and depths; random if missing.
+    pub start: Option<PathBuf>,
     /// Widths and depths.
     #[serde(default)]
     pub model: AudioAeConfig,
@@ -117,6 +119,9 @@ pub fn train_audio_ae(
         stft: StftLoss::new(&recipe.loss.windows),
         held_out,
     };
+    if let Some(path) = &recipe.start {
+        start_from(&vars, path)?;
+    }
     let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &["latents."])?;
     progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {

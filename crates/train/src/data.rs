@@ -26,6 +26,9 @@ pub struct View {
     /// Pieces cut out of each.
     #[serde(default = "one_piece")]
     pub crops: usize,
+    /// Whether it shows photographs, not the world.
+    #[serde(default)]
+    pub photos: bool,
 }
 
 fn one() -> f64 {

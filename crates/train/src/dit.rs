@@ -22,7 +22,7 @@ use crate::data::WorldRecipe;
 use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
-use crate::export::small;
+use crate::export::{small, start_from};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
@@ -63,6 +63,8 @@ pub struct DitRecipe {
     pub reuse: f64,
     /// Clips that a batch draws from.
     pub window: u64,
+    /// Weights to begin with, of the same size and tokenizer; random if missing.
+    pub start: Option<PathBuf>,
     /// Length, threads, intervals.
     pub run: RunRecipe,
     /// Learning rates.
@@ -131,6 +133,9 @@ pub fn train_dit(
         held_out: held_out(&source)?,
         source,
     };
+    if let Some(path) = &recipe.start {
+        start_from(&vars, path)?;
+    }
     let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &[])?;
     progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {

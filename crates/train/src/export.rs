@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{D, DType, Tensor};
-use gallop_model::{Vars, save_weights};
+use gallop_model::{Vars, WeightFiles, save_weights};
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 
 /// Measures the mean and spread of `latents: [.., C]`, and writes the weights as an engine loads
 /// them: matrices in bf16, vectors in f32, and the configuration as JSON under `config`.
@@ -32,6 +32,24 @@ pub(crate) fn export(
     let config = serde_json::to_string(config).expect("a configuration is plain data");
     let about = BTreeMap::from([("config".to_string(), config)]);
     Ok(save_weights(path, small(vars)?, &about)?)
+}
+
+/// Gives trainable weights the values of a file of the same network.
+///
+/// # Errors
+/// If the file cannot be read, lacks a weight, or has one of another shape.
+pub(crate) fn start_from(vars: &Vars, path: &Path) -> Result<()> {
+    let files = WeightFiles::open(path)?;
+    for (name, var) in vars.all() {
+        let value = files.load(&name, var.device())?.to_dtype(var.dtype())?;
+        if value.dims() != var.dims() {
+            let (got, want) = (value.dims(), var.dims());
+            let what = format!("{}: `{name}` is {got:?}, not {want:?}", path.display());
+            return Err(TrainError::Setting(what));
+        }
+        var.set(&value)?;
+    }
+    Ok(())
 }
 
 /// Matrices in bf16, vectors in f32.

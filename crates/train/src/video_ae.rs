@@ -1,6 +1,6 @@
 //! Training of the video autoencoder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -12,14 +12,16 @@ use gallop_model::video_ae::{
 use gallop_model::{Vars, Weights};
 use gallop_world::Split;
 use rand::RngExt;
+use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, View, WorldRecipe, choose, cut};
-use crate::error::Result;
-use crate::export::export;
+use crate::error::{Result, TrainError};
+use crate::export::{export, start_from};
 use crate::loss::{latent_noise, pixel_errors};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
+use crate::photos::Photos;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::sheet::write_sheet;
@@ -50,17 +52,31 @@ pub struct VideoAeRecipe {
     /// the decoder learns.
     #[serde(default)]
     pub freeze_encoder: bool,
+    /// Weights to begin with, of the same widths and depths; the cosine transform if missing.
+    pub start: Option<PathBuf>,
     /// Widths and depths.
     #[serde(default)]
     pub model: VideoAeConfig,
     /// The part of the world it learns from.
     pub world: WorldRecipe,
+    /// Folders of photographs, for the views that show them.
+    pub photos: Option<PhotoFolders>,
     /// Sizes and lengths.
     pub views: Vec<View>,
     /// What the pictures are judged by.
     pub loss: VideoLoss,
     /// What it is validated on.
     pub validation: View,
+}
+
+/// Where photographs are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhotoFolders {
+    /// Those it learns from.
+    pub train: PathBuf,
+    /// Those it is validated on.
+    pub held_out: PathBuf,
 }
 
 /// What the pictures are judged by.
@@ -85,9 +101,16 @@ pub struct VideoBatch {
 
 /// The task of reconstructing clips.
 struct VideoTask {
-    recipe: Arc<VideoAeRecipe>,
+    source: Arc<Source>,
     ae: VideoAe,
     held_out: Vec<Vec<Frame>>,
+    held_out_photos: Vec<Vec<Frame>>,
+}
+
+/// Where batches come from.
+struct Source {
+    recipe: VideoAeRecipe,
+    photos: Option<Photos>,
 }
 
 /// Trains the video autoencoder in `folder` and leaves `video_ae.safetensors` there.
@@ -103,13 +126,26 @@ pub fn train_video_ae(
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
     let ae = VideoAe::new(&recipe.model, &weights, Precision::Bf16)?;
-    start_as_transform(&recipe.model, &vars)?;
+    let photos = recipe.photos.as_ref();
     let mut task = VideoTask {
-        recipe: Arc::new(recipe.clone()),
+        source: Arc::new(Source {
+            recipe: recipe.clone(),
+            photos: photos.map(|p| Photos::read(&p.train)).transpose()?,
+        }),
         ae,
         held_out: held_out(recipe)?,
+        held_out_photos: match photos {
+            Some(photos) => held_out_photos(recipe, &Photos::read(&photos.held_out)?),
+            None => Vec::new(),
+        },
     };
-    task.calibrate(&vars)?;
+    match &recipe.start {
+        Some(path) => start_from(&vars, path)?,
+        None => {
+            start_as_transform(&recipe.model, &vars)?;
+            task.calibrate(&vars)?;
+        }
+    }
     let frozen: &[&str] = match recipe.freeze_encoder {
         true => &["latents.", "encoder."],
         false => &["latents."],
@@ -144,23 +180,29 @@ fn held_out(recipe: &VideoAeRecipe) -> Result<Vec<Vec<Frame>>> {
         .collect()
 }
 
+/// One clip of each photograph.
+fn held_out_photos(recipe: &VideoAeRecipe, photos: &Photos) -> Vec<Vec<Frame>> {
+    let view = &recipe.validation;
+    (0..photos.len())
+        .map(|i| {
+            let mut rng = stream(recipe.run.seed, Purpose::Validation, i as u64);
+            photos.clip_of(i, pixel_size(view.size), view.frames, &mut rng)
+        })
+        .collect()
+}
+
 fn pixel_size([width, height]: [usize; 2]) -> PixelSize {
     PixelSize::new(width, height)
 }
 
-fn make_batch(recipe: &VideoAeRecipe, index: u64) -> Result<VideoBatch> {
+fn make_batch(source: &Source, index: u64) -> Result<VideoBatch> {
+    let recipe = &source.recipe;
     let mut rng = stream(recipe.run.seed, Purpose::Data, index);
     let weights: Vec<f64> = recipe.views.iter().map(|view| view.weight).collect();
     let view = &recipe.views[choose(&weights, &mut rng)?];
     let mut clips = Vec::with_capacity(view.clips * view.crops);
     for _ in 0..view.clips {
-        let what = ClipOf {
-            seed: rng.random(),
-            size: pixel_size(view.size),
-            frames: view.frames,
-            audio: false,
-        };
-        let frames = recipe.world.render(what, Split::Train)?.clip.frames;
+        let frames = source.frames(view, &mut rng)?;
         for _ in 0..view.crops {
             let frames = match view.crop {
                 Some(crop) => cut(&frames, pixel_size(crop), &mut rng),
@@ -173,18 +215,38 @@ fn make_batch(recipe: &VideoAeRecipe, index: u64) -> Result<VideoBatch> {
     Ok(VideoBatch { groups, index })
 }
 
+impl Source {
+    /// A clip of a view.
+    fn frames(&self, view: &View, rng: &mut Pcg64) -> Result<Vec<Frame>> {
+        let size = pixel_size(view.size);
+        if view.photos {
+            let photos = self.photos.as_ref();
+            let missing = "a view shows photographs, but the recipe names no folders in [photos]";
+            let photos = photos.ok_or_else(|| TrainError::Setting(missing.into()))?;
+            return Ok(photos.clip(size, view.frames, rng));
+        }
+        let what = ClipOf {
+            seed: rng.random(),
+            size,
+            frames: view.frames,
+            audio: false,
+        };
+        Ok(self.recipe.world.render(what, Split::Train)?.clip.frames)
+    }
+}
+
 impl Task for VideoTask {
     type Batch = VideoBatch;
 
     fn make_batch(&self) -> MakeBatch<VideoBatch> {
-        let recipe = self.recipe.clone();
-        Arc::new(move |index| make_batch(&recipe, index))
+        let source = self.source.clone();
+        Arc::new(move |index| make_batch(&source, index))
     }
 
     fn loss(&mut self, batch: VideoBatch, _step: u64) -> Result<StepLoss> {
-        let loss = self.recipe.loss;
+        let loss = self.source.recipe.loss;
         let latents = self.ae.encode_groups(&batch.groups, None)?;
-        let latents = match self.recipe.freeze_encoder {
+        let latents = match self.source.recipe.freeze_encoder {
             true => latents.detach(),
             false => latents,
         };
@@ -211,37 +273,46 @@ impl Task for VideoTask {
     }
 
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
-        let mut sum = 0.0;
+        let mut found = Metrics::new();
         let mut rows: Vec<[Vec<Frame>; 2]> = Vec::new();
-        for frames in &self.held_out {
-            let back = self.ae.decode(&self.ae.encode(frames)?, frames[0].size)?;
-            sum += psnr(frames, &back);
-            let pick = |frames: &[Frame]| -> Vec<Frame> {
-                let every = frames.len().div_ceil(SHOWN).max(1);
-                frames.iter().step_by(every).cloned().collect()
-            };
-            rows.push([pick(frames), pick(&back)]);
+        for (name, clips) in [
+            ("psnr", &self.held_out),
+            ("psnr_photos", &self.held_out_photos),
+        ] {
+            if clips.is_empty() {
+                continue;
+            }
+            let mut sum = 0.0;
+            for frames in clips {
+                let back = self.ae.decode(&self.ae.encode(frames)?, frames[0].size)?;
+                sum += psnr(frames, &back);
+                let pick = |frames: &[Frame]| -> Vec<Frame> {
+                    let every = frames.len().div_ceil(SHOWN).max(1);
+                    frames.iter().step_by(every).cloned().collect()
+                };
+                rows.push([pick(frames), pick(&back)]);
+            }
+            found.extend(metrics([(name, sum / clips.len() as f64)]));
         }
         let rows: Vec<Vec<&Frame>> = (rows.iter().flatten())
             .map(|row| row.iter().collect())
             .collect();
         write_sheet(&folder.join(format!("sheet-{step:06}.png")), &rows)?;
-        let count = self.held_out.len().max(1) as f64;
-        Ok(metrics([("psnr", sum / count)]))
+        Ok(found)
     }
 }
 
 impl VideoTask {
     fn noise(&self, latents: &Tensor, index: u64) -> Result<Tensor> {
-        let mut rng = stream(self.recipe.run.seed, Purpose::Noise, index);
-        latent_noise(latents, self.recipe.loss.latent_noise, &mut rng)
+        let mut rng = stream(self.source.recipe.run.seed, Purpose::Noise, index);
+        latent_noise(latents, self.source.recipe.loss.latent_noise, &mut rng)
     }
 
     /// Latents of clips that no training sees, one tensor a batch.
     fn latents(&self) -> Result<Vec<Tensor>> {
         (0..STATISTICS_BATCHES)
             .map(|i| {
-                let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
+                let batch = make_batch(&self.source, STATISTICS_AT + i)?;
                 Ok(self.ae.encode_groups(&batch.groups, None)?.detach())
             })
             .collect()
@@ -249,7 +320,7 @@ impl VideoTask {
 
     /// Before training: makes all channels of the latents equally large.
     fn calibrate(&self, vars: &Vars) -> Result<()> {
-        let channels = self.recipe.model.latent_channels;
+        let channels = self.source.recipe.model.latent_channels;
         let mut squares = vec![0f32; channels];
         let latents = self.latents()?;
         for batch in &latents {
@@ -282,7 +353,7 @@ impl VideoTask {
     }
 
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
-        export(vars, &self.latents()?, &self.recipe.model, path)
+        export(vars, &self.latents()?, &self.source.recipe.model, path)
     }
 }
 
