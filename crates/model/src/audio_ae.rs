@@ -1,11 +1,11 @@
 //! foal's audio autoencoder: 2000 stereo samples, the length of a video frame, to one latent of 64
 //! channels.
 //!
-//! The encoder reads a short-time Fourier transform of middle and side (eight windows a latent), the
-//! decoder writes magnitudes and phases of one, both with ConvNeXt blocks at 24 and 96 steps a
-//! second (Siuzdak 2023, "Vocos", is the model of the decoder). Latent `i` stands for the samples
-//! `[2000 i, 2000 (i + 1))`.
+//! The encoder reads the levels of a short-time Fourier transform (eight windows a latent), the decoder
+//! writes them, both with ConvNeXt blocks at 24 and 96 steps a second (as Siuzdak 2023, "Vocos");
+//! phases are found to fit. Latent `i` stands for the samples `[2000 i, 2000 (i + 1))`.
 
+mod phase;
 mod spectrum;
 
 use candle_core::{Device, Tensor};
@@ -16,9 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ae_layers::{Conv, ConvShape, Linear, Norm};
 use crate::{Init, ModelError, Result, Weights};
 
-pub use spectrum::{
-    FEATURES, HEAD, HOPS, analyse, synthesise, synthesise_gradient, synthesise_middle_side,
-};
+pub use spectrum::{BINS, FEATURES, HOPS, analyse, synthesise};
 
 /// Latents stay within plus and minus this.
 const BOUND: f64 = 3.0;
@@ -110,19 +108,19 @@ impl AudioAe {
         &self.config
     }
 
-    /// Spectra `[B, 8 A, FEATURES]` to bounded latents `[B, A, C]`, as trained (not normalised).
+    /// Levels `[B, 8 A, FEATURES]` to bounded latents `[B, A, C]`, as trained (not normalised).
     ///
     /// # Errors
     /// If a size does not fit.
-    pub fn encode_spectra(&self, spectra: &Tensor) -> Result<Tensor> {
-        self.encoder.forward(spectra, self.precision)
+    pub fn encode_levels(&self, levels: &Tensor) -> Result<Tensor> {
+        self.encoder.forward(levels, self.precision)
     }
 
-    /// Bounded latents `[B, A, C]` to what [`synthesise`] reads: `[B, 8 A, HEAD]`.
+    /// Bounded latents `[B, A, C]` to the levels that [`synthesise`] reads, `[B, 8 A, FEATURES]`.
     ///
     /// # Errors
     /// If a size does not fit.
-    pub fn decode_spectra(&self, latents: &Tensor) -> Result<Tensor> {
+    pub fn decode_levels(&self, latents: &Tensor) -> Result<Tensor> {
         self.decoder.forward(latents, self.precision)
     }
 
@@ -135,9 +133,9 @@ impl AudioAe {
             return Err(ModelError::Config("there is no sound to encode".into()));
         }
         let count = audio.len().div_ceil(SAMPLES_PER_FRAME);
-        let spectra = analyse(audio, count);
-        let spectra = Tensor::from_vec(spectra, (1, count * HOPS, FEATURES), &self.device)?;
-        let latents = self.encode_spectra(&spectra)?.squeeze(0)?;
+        let levels = analyse(audio, count);
+        let levels = Tensor::from_vec(levels, (1, count * HOPS, FEATURES), &self.device)?;
+        let latents = self.encode_levels(&levels)?.squeeze(0)?;
         Ok(latents
             .broadcast_sub(&self.mean)?
             .broadcast_div(&self.std)?)
@@ -151,8 +149,8 @@ impl AudioAe {
         let latents = latents
             .broadcast_mul(&self.std)?
             .broadcast_add(&self.mean)?;
-        let head = self.decode_spectra(&latents.unsqueeze(0)?)?;
-        Ok(synthesise(&head.flatten_all()?.to_vec1::<f32>()?))
+        let levels = self.decode_levels(&latents.unsqueeze(0)?)?;
+        Ok(synthesise(&levels.flatten_all()?.to_vec1::<f32>()?))
     }
 }
 
@@ -171,8 +169,8 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, spectra: &Tensor, precision: Precision) -> Result<Tensor> {
-        let x = gallop_kernels::silu(&self.embed.forward(spectra, precision)?)?;
+    fn forward(&self, levels: &Tensor, precision: Precision) -> Result<Tensor> {
+        let x = gallop_kernels::silu(&self.embed.forward(levels, precision)?)?;
         let x = self.fine.forward(&group(&x, FINE)?, precision)?;
         let x = run(&self.stage96, x, precision)?;
         let x = self.coarse.forward(&group(&x, COARSE)?, precision)?;
@@ -194,7 +192,7 @@ impl Decoder {
             stage96: stage(&weights.at("stage96"), w96, blocks96)?,
             norm: Norm::new(&weights.at("norm"), w96)?,
             windows: Linear::new(&weights.at("windows"), [w96, FINE * w192], 1.4)?,
-            head: Linear::new(&weights.at("head"), [w192, HEAD], 1.0)?,
+            head: Linear::new(&weights.at("head"), [w192, FEATURES], 1.0)?,
         })
     }
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use gallop_core::{Audio, Cancel, PixelSize, Progress, SAMPLES_PER_FRAME};
 use gallop_kernels::Precision;
-use gallop_model::audio_ae::{
-    AudioAe, AudioAeConfig, FEATURES, HOPS, analyse, synthesise_gradient, synthesise_middle_side,
-};
+use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse};
 use gallop_model::{Vars, Weights};
 use gallop_world::Split;
 use rand::RngExt;
@@ -33,6 +31,8 @@ const STATISTICS_BATCHES: u64 = 24;
 const STATISTICS_AT: u64 = 1 << 40;
 /// The picture costs nothing when none is looked at.
 const SMALLEST: PixelSize = PixelSize::new(16, 16);
+/// Hertz from one frequency to the next.
+const BIN_HERTZ: f32 = 48.0;
 /// Pairs of held-out sounds written as WAV files.
 const HEARD: usize = 4;
 
@@ -69,22 +69,21 @@ pub struct AudioAeRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AudioLoss {
-    /// Windows of the short-time Fourier transforms, in samples.
+    /// Windows of the short-time Fourier transforms that held-out sounds are compared by, in samples.
     pub windows: Vec<usize>,
-    /// Weight of the mean absolute difference of samples.
-    pub wave: f32,
+    /// Frequencies above this count less and less, as they do for the ear, in Hz.
+    pub corner: f32,
+    /// How much more the loudest places count than silence.
+    pub loud: f32,
     /// Highest standard deviation of the noise added to latents; each clip draws one below it.
     pub latent_noise: f64,
     /// Weight of the latents' mean square, which keeps them from their bounds.
     pub latent_size: f64,
 }
 
-/// Sounds of one length.
+/// Levels of sounds of one length: `[B, 8 A, FEATURES]`.
 pub struct AudioBatch {
-    /// `[B, 8 A, FEATURES]`.
-    spectra: Tensor,
-    /// Middle and side of each clip.
-    targets: Vec<[Vec<f32>; 2]>,
+    levels: Tensor,
     index: u64,
 }
 
@@ -157,17 +156,14 @@ fn middle_side(audio: &Audio) -> [Vec<f32>; 2] {
 
 fn make_batch(recipe: &AudioAeRecipe, index: u64) -> Result<AudioBatch> {
     let mut rng = stream(recipe.run.seed, Purpose::Data, index);
-    let mut spectra = Vec::new();
-    let mut targets = Vec::new();
+    let mut levels = Vec::new();
     for _ in 0..recipe.clips {
         let audio = sound(recipe, rng.random(), Split::Train)?;
-        spectra.extend(analyse(&audio, recipe.frames));
-        targets.push(middle_side(&audio));
+        levels.extend(analyse(&audio, recipe.frames));
     }
     let shape = (recipe.clips, recipe.frames * HOPS, FEATURES);
     Ok(AudioBatch {
-        spectra: Tensor::from_vec(spectra, shape, &Device::Cpu)?,
-        targets,
+        levels: Tensor::from_vec(levels, shape, &Device::Cpu)?,
         index,
     })
 }
@@ -181,38 +177,20 @@ impl Task for AudioTask {
     }
 
     fn loss(&mut self, batch: AudioBatch, _step: u64) -> Result<StepLoss> {
-        let latents = self.ae.encode_spectra(&batch.spectra)?;
+        let latents = self.ae.encode_levels(&batch.levels)?;
         let latents = match self.recipe.freeze_encoder {
             true => latents.detach(),
             false => latents,
         };
         let noise = self.noise(&latents, batch.index)?;
-        let predicted = self.ae.decode_spectra(&(&latents + noise)?)?;
-        let head = predicted.flatten_all()?.to_vec1::<f32>()?;
-        let each = head.len() / batch.targets.len();
-        let judged: Vec<Judged> = head
-            .par_chunks(each)
-            .zip(&batch.targets)
-            .map(|(head, target)| self.judge(head, target))
-            .collect();
-        let clips = judged.len() as f64;
-        let mean = |f: fn(&Judged) -> f64| judged.iter().map(f).sum::<f64>() / clips;
-        let graded = Graded {
-            value: mean(|j| j.graded.value),
-            gradient: (judged.iter().flat_map(|j| &j.graded.gradient))
-                .map(|g| g / clips as f32)
-                .collect(),
-        };
+        let predicted = self.ae.decode_levels(&(&latents + noise)?)?;
+        let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let judged = level_errors(&flat(&predicted)?, &flat(&batch.levels)?, &self.recipe.loss);
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
-            metrics: metrics([
-                ("loss", graded.value),
-                ("log_distance", mean(|j| j.log_distance)),
-                ("wave", mean(|j| j.wave)),
-                ("latent_rms", spread),
-            ]),
-            total: (graded.attach(&predicted)? + (size * self.recipe.loss.latent_size)?)?,
+            metrics: metrics([("loss", judged.value), ("latent_rms", spread)]),
+            total: (judged.attach(&predicted)? + (size * self.recipe.loss.latent_size)?)?,
         })
     }
 
@@ -237,42 +215,38 @@ impl Task for AudioTask {
     }
 }
 
-/// One clip's errors.
-struct Judged {
-    graded: Graded,
-    log_distance: f64,
-    wave: f64,
+/// The weighted mean absolute difference of levels, and its gradient.
+fn level_errors(predicted: &[f32], target: &[f32], loss: &AudioLoss) -> Graded {
+    // Bins are 48 Hz apart.
+    let bins: Vec<f32> = (0..BINS)
+        .map(|k| 1.0 / (1.0 + (k as f32 * BIN_HERTZ / loss.corner).powi(2)).sqrt())
+        .collect();
+    let total = bins.iter().sum::<f32>() / BINS as f32 * predicted.len() as f32;
+    let mut gradient = vec![0f32; predicted.len()];
+    let sums: Vec<f64> = gradient
+        .par_chunks_mut(BINS)
+        .zip(predicted.par_chunks(BINS))
+        .zip(target.par_chunks(BINS))
+        .map(|((gradient, predicted), target)| {
+            let mut sum = 0.0;
+            for (i, g) in gradient.iter_mut().enumerate() {
+                let d = predicted[i] - target[i];
+                // Silence is a level of about -1.3, full scale one of 3.
+                let loud = 1.0 + loss.loud * (0.25 * (target[i] + 1.0)).clamp(0.0, 1.0);
+                let weight = bins[i] * loud / total;
+                *g = weight * d.signum();
+                sum += f64::from(weight * d.abs());
+            }
+            sum
+        })
+        .collect();
+    Graded {
+        value: sums.iter().sum(),
+        gradient,
+    }
 }
 
 impl AudioTask {
-    fn judge(&self, head: &[f32], target: &[Vec<f32>; 2]) -> Judged {
-        let predicted = synthesise_middle_side(head);
-        let mut judged = Judged {
-            graded: Graded {
-                value: 0.0,
-                gradient: Vec::new(),
-            },
-            log_distance: 0.0,
-            wave: 0.0,
-        };
-        let mut gradients: [Vec<f32>; 2] = Default::default();
-        for ((predicted, target), gradient) in predicted.iter().zip(target).zip(&mut gradients) {
-            let errors = self.stft.compare(predicted, target, true);
-            let count = predicted.len() as f32;
-            let slope = 0.5 * self.recipe.loss.wave / count;
-            let differences = || predicted.iter().zip(target).map(|(p, t)| p - t);
-            let wave = differences().map(|d| f64::from(d.abs())).sum::<f64>() / f64::from(count);
-            *gradient = (errors.gradient.iter().zip(differences()))
-                .map(|(g, d)| 0.5 * g + slope * d.signum())
-                .collect();
-            judged.graded.value += 0.5 * (errors.value + f64::from(self.recipe.loss.wave) * wave);
-            judged.log_distance += 0.5 * errors.log_distance;
-            judged.wave += 0.5 * wave;
-        }
-        judged.graded.gradient = synthesise_gradient(head, [&gradients[0], &gradients[1]]);
-        judged
-    }
-
     fn noise(&self, latents: &Tensor, index: u64) -> Result<Tensor> {
         let mut rng = stream(self.recipe.run.seed, Purpose::Noise, index);
         crate::loss::latent_noise(latents, self.recipe.loss.latent_noise, &mut rng)
@@ -281,9 +255,42 @@ impl AudioTask {
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
         let latents = (0..STATISTICS_BATCHES).map(|i| {
             let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
-            Ok(self.ae.encode_spectra(&batch.spectra)?)
+            Ok(self.ae.encode_levels(&batch.levels)?)
         });
         let latents = latents.collect::<Result<Vec<_>>>()?;
         export(vars, &latents, &self.recipe.model, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_of_levels_agree_with_differences() {
+        let loss = AudioLoss {
+            windows: vec![256],
+            corner: 2000.0,
+            loud: 3.0,
+            latent_noise: 0.0,
+            latent_size: 0.0,
+        };
+        let wave = |f: f32| -> Vec<f32> { (0..2 * BINS).map(|i| (i as f32 * f).sin()).collect() };
+        let (predicted, target) = (wave(0.3), wave(0.7));
+        let gradient = level_errors(&predicted, &target, &loss).gradient;
+        for i in [0, 7, 100, BINS - 1, BINS + 3, 2 * BINS - 1] {
+            let moved = |by: f32| {
+                let mut p = predicted.clone();
+                p[i] += by;
+                level_errors(&p, &target, &loss).value
+            };
+            let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
+            let error = (slope - f64::from(gradient[i])).abs();
+            assert!(
+                error < 0.02 * slope.abs() + 1e-7,
+                "{i}: {slope} {}",
+                gradient[i]
+            );
+        }
     }
 }

@@ -49,6 +49,9 @@ pub struct WorldRecipe {
     /// Looks; empty for all.
     #[serde(default)]
     pub looks: Vec<gallop_world::Look>,
+    /// Values that attributes must have; others are left out.
+    #[serde(default)]
+    pub only: gallop_world::Only,
 }
 
 impl WorldRecipe {
@@ -57,6 +60,7 @@ impl WorldRecipe {
         WorldConfig {
             families: self.families.clone(),
             looks: self.looks.clone(),
+            only: self.only.clone(),
             split,
             ..WorldConfig::default()
         }

@@ -15,6 +15,20 @@ pub enum WorldError {
         /// What there is.
         known: String,
     },
+    /// A condition on something that clips do not have.
+    #[error(
+        "clips have no attribute `{name}` that can be chosen by its value; there are subject, count, size, material, floor, action, direction, place, look, camera, time_of_day, weather"
+    )]
+    NoAttribute {
+        /// What was asked for.
+        name: String,
+    },
+    /// No clip of a family is as asked for.
+    #[error("no clip of the family `{family}` has the attributes asked for; allow more values")]
+    NothingLeft {
+        /// Which family.
+        family: String,
+    },
     /// The list of sizes is empty.
     #[error("the list of picture sizes is empty; give at least one")]
     NoSize,

@@ -68,7 +68,7 @@ pub use family::{Family, Placed, Stage, StageEvent, family, registry};
 pub use sheet::contact_sheet;
 pub use split::{Split, is_heldout, phrase_is_heldout};
 pub use truth::{Event, Phoneme, Track, TrackPoint, Truth, Word};
-pub use world::{Rendered, Spec, WorldConfig, render_spec, render_still};
+pub use world::{Only, Rendered, Spec, WorldConfig, render_spec, render_still};
 
 /// The source of chance: the same on every machine.
 pub type WorldRng = rand_pcg::Pcg64Mcg;

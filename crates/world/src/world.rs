@@ -1,7 +1,10 @@
 //! From a seed to a clip with its captions and truth.
 
+use std::collections::BTreeMap;
+
 use gallop_core::{Clip, ClipShape, FPS, Frame, PixelSize, SAMPLES_PER_FRAME};
 use rand::{Rng, RngExt, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 use crate::captions::{self, Caption};
 use crate::family::{Family, Stage, StageEvent, family, registry};
@@ -10,6 +13,42 @@ use crate::split::{Split, is_heldout};
 use crate::truth::{Event, Track, TrackPoint, Truth};
 use crate::{Attributes, Look, WorldError, WorldRng};
 
+/// Draws of one clip's attributes before it is said that there are none as asked for.
+const MOST_DRAWS: usize = 100_000;
+
+/// Values that attributes must have: name of the attribute -> names of its values. An attribute that
+/// does not apply to a family is left alone.
+///
+/// `{"weather": ["clear"], "count": ["1", "2"]}` keeps clips of one or two things under a clear sky.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Only(pub BTreeMap<String, Vec<String>>);
+
+impl Only {
+    /// Whether the attributes have these values.
+    ///
+    /// # Errors
+    /// If there is no attribute of a name.
+    pub fn holds(&self, attributes: &Attributes) -> Result<bool, WorldError> {
+        if self.0.is_empty() {
+            return Ok(true);
+        }
+        let all = serde_json::to_value(attributes).expect("attributes hold only plain data");
+        for (name, values) in &self.0 {
+            let value = match all.get(name) {
+                Some(serde_json::Value::String(value)) => value.clone(),
+                Some(serde_json::Value::Number(value)) => value.to_string(),
+                Some(serde_json::Value::Null) => continue,
+                _ => return Err(WorldError::NoAttribute { name: name.clone() }),
+            };
+            if !values.contains(&value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// Which clips to draw from the world.
 #[derive(Clone, Debug)]
 pub struct WorldConfig {
@@ -17,6 +56,8 @@ pub struct WorldConfig {
     pub families: Vec<String>,
     /// Looks to draw from; empty means all.
     pub looks: Vec<Look>,
+    /// Values that attributes must have.
+    pub only: Only,
     /// Sizes to draw from; one is chosen for each clip.
     pub sizes: Vec<PixelSize>,
     /// Lengths in frames to draw from, 1 to 361.
@@ -32,6 +73,7 @@ impl Default for WorldConfig {
         Self {
             families: Vec::new(),
             looks: Vec::new(),
+            only: Only::default(),
             sizes: vec![PixelSize::new(448, 256)],
             frames: vec![5 * FPS + 1],
             audio: true,
@@ -87,7 +129,7 @@ impl WorldConfig {
             return Err(WorldError::Empty);
         }
         let shape = ClipShape { frames, size };
-        let attributes = self.attributes(family, frames as f64 / FPS as f64, &mut rng);
+        let attributes = self.attributes(family, frames as f64 / FPS as f64, &mut rng)?;
         Ok(Spec {
             seed,
             shape,
@@ -114,17 +156,26 @@ impl WorldConfig {
             .collect()
     }
 
-    /// Draws until the attributes belong to the split.
-    fn attributes(&self, family: &dyn Family, seconds: f64, rng: &mut WorldRng) -> Attributes {
-        loop {
+    /// Draws until the attributes belong to the split and have the values asked for.
+    fn attributes(
+        &self,
+        family: &dyn Family,
+        seconds: f64,
+        rng: &mut WorldRng,
+    ) -> Result<Attributes, WorldError> {
+        for _ in 0..MOST_DRAWS {
             let mut attributes = family.sample(rng, seconds);
             if let Some(look) = choose(rng, &self.looks) {
                 attributes.look = look;
             }
-            if is_heldout(&attributes) == (self.split == Split::Heldout) {
-                return attributes;
+            let of_split = is_heldout(&attributes) == (self.split == Split::Heldout);
+            if of_split && self.only.holds(&attributes)? {
+                return Ok(attributes);
             }
         }
+        Err(WorldError::NothingLeft {
+            family: family.name().to_owned(),
+        })
     }
 }
 

@@ -122,3 +122,23 @@ proptest! {
         check(&config(family, (width, height), frames).render(seed).unwrap(), (width, height), frames);
     }
 }
+
+#[test]
+fn only_clips_of_the_values_asked_for() {
+    let mut config = config("ball", (64, 48), 1);
+    let values = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+    config.only.0.insert("weather".into(), values(&["clear"]));
+    config.only.0.insert("count".into(), values(&["1", "2"]));
+    // An attribute that balls lack leaves them alone.
+    config.only.0.insert("phrase".into(), values(&["Hello!"]));
+    for seed in 0..60 {
+        let attributes = config.spec(seed).unwrap().attributes;
+        assert_eq!(attributes.weather, gallop_world::Weather::Clear);
+        assert!((1..=2).contains(&attributes.count));
+    }
+    config.only.0.insert("weather".into(), values(&["hail"]));
+    let error = config.spec(0).unwrap_err().to_string();
+    assert!(error.contains("ball"), "{error}");
+    config.only.0.insert("smell".into(), values(&["good"]));
+    assert!(config.spec(0).unwrap_err().to_string().contains("smell"));
+}

@@ -1,5 +1,8 @@
-//! Sound <-> the spectra that the audio autoencoder reads and writes, and the gradient of the way
-//! back.
+//! Sound <-> the levels that the audio autoencoder reads and writes.
+//!
+//! Levels are logarithms of the magnitudes of a short-time Fourier transform of the left and the right
+//! channel. Phases are not among them: half the numbers, of which the ear hears little, and which a
+//! network learns last. [`super::phase`] finds phases that fit the levels.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,28 +11,29 @@ use rayon::prelude::*;
 use realfft::num_complex::Complex;
 use realfft::{ComplexToReal, RealFftPlanner, RealToComplex};
 
-/// Samples of a window.
-const WINDOW: usize = 1000;
+use super::phase;
+
+/// Samples of a window (Hann).
+pub(super) const WINDOW: usize = 1000;
 /// Samples from one window to the next.
-const HOP: usize = 250;
+pub(super) const HOP: usize = 250;
 /// Windows a latent.
 pub const HOPS: usize = SAMPLES_PER_FRAME / HOP;
-/// Frequencies of a window.
-const BINS: usize = WINDOW / 2 + 1;
-/// Numbers a window that the encoder reads: real and imaginary parts of middle and side.
-pub const FEATURES: usize = 4 * BINS;
-/// Numbers a window that the decoder writes: log magnitudes and phases of middle and side.
-pub const HEAD: usize = 4 * BINS;
+/// Frequencies of a window, 48 Hz apart.
+pub const BINS: usize = WINDOW / 2 + 1;
+/// Numbers a window: the levels of the left channel, then of the right.
+pub const FEATURES: usize = 2 * BINS;
 /// Samples before the first window's middle and the same after the last: windows are centred in
 /// their hops.
 const MARGIN: usize = (WINDOW - HOP) / 2;
 /// A sine of amplitude 1 has magnitude 1.
 const SCALE: f32 = 4.0 / WINDOW as f32;
-/// Magnitudes are raised to this before the encoder sees them.
-const COMPRESSION: f32 = 0.3;
-/// Added to the decoder's log magnitudes: an untrained one is quiet.
-const QUIET: f32 = -6.0;
-/// Greatest log magnitude.
+/// Added to magnitudes before the logarithm: what is quieter than -74 dB is silence.
+const FLOOR: f32 = 2e-4;
+/// Levels are logarithms moved and divided by these, to be numbers about 1.
+const MIDDLE: f32 = -6.0;
+const SPREAD: f32 = 2.0;
+/// Greatest logarithm of a magnitude that is believed.
 const LOUDEST: f32 = 3.0;
 /// The sum of squared windows is at least this where it divides.
 const LEAST_COVER: f32 = 0.05;
@@ -53,231 +57,185 @@ fn plans() -> &'static Plans {
     })
 }
 
-/// The spectrum of the window that starts at `signal[0]`.
-fn forward(signal: &[f32]) -> Vec<Complex<f32>> {
+/// The spectra `[8 count, BINS]` of `2000 count` samples; what is missing of them is silence.
+pub(super) fn transform(signal: &[f32], count: usize) -> Vec<Complex<f32>> {
     let plans = plans();
-    let mut windowed: Vec<f32> = signal
-        .iter()
-        .zip(&plans.window)
-        .map(|(s, w)| s * w)
+    let mut padded = vec![0.0; MARGIN];
+    padded.extend(&signal[..signal.len().min(count * SAMPLES_PER_FRAME)]);
+    padded.resize(count * SAMPLES_PER_FRAME + 2 * MARGIN, 0.0);
+    let mut spectra = vec![Complex::default(); count * HOPS * BINS];
+    spectra
+        .par_chunks_exact_mut(BINS)
+        .enumerate()
+        .for_each(|(hop, spectrum)| {
+            let mut windowed: Vec<f32> = (padded[hop * HOP..].iter().zip(&plans.window))
+                .map(|(s, w)| s * w * SCALE)
+                .collect();
+            (plans.forward)
+                .process(&mut windowed, spectrum)
+                .expect("the buffers are the plan's own sizes");
+        });
+    spectra
+}
+
+/// The signal whose [`transform`] is nearest to `spectra`.
+pub(super) fn inverse(spectra: &[Complex<f32>]) -> Vec<f32> {
+    let plans = plans();
+    let hops = spectra.len() / BINS;
+    let windows: Vec<Vec<f32>> = (spectra.par_chunks_exact(BINS))
+        .map(|spectrum| {
+            let mut spectrum = spectrum.to_vec();
+            // A real signal has no imaginary part there.
+            spectrum[0].im = 0.0;
+            spectrum[BINS - 1].im = 0.0;
+            let mut signal = plans.inverse.make_output_vec();
+            (plans.inverse)
+                .process(&mut spectrum, &mut signal)
+                .expect("the buffers are the plan's own sizes");
+            let scale = 1.0 / (SCALE * WINDOW as f32);
+            (signal.iter().zip(&plans.window))
+                .map(|(s, w)| s * w * scale)
+                .collect()
+        })
         .collect();
-    let mut spectrum = plans.forward.make_output_vec();
-    (plans.forward)
-        .process(&mut windowed, &mut spectrum)
-        .expect("the buffers are the plan's own sizes");
-    spectrum
+    let length = hops * HOP + 2 * MARGIN;
+    let (mut signal, mut cover) = (vec![0.0; length], vec![0.0; length]);
+    for (hop, window) in windows.iter().enumerate() {
+        let at = hop * HOP;
+        for (i, (value, w)) in window.iter().zip(&plans.window).enumerate() {
+            signal[at + i] += value;
+            cover[at + i] += w * w;
+        }
+    }
+    (MARGIN..MARGIN + hops * HOP)
+        .map(|i| signal[i] / f32::max(cover[i], LEAST_COVER))
+        .collect()
 }
 
-/// Middle and side.
-fn channels(audio: &Audio) -> [Vec<f32>; 2] {
-    let mix = |sign: f32| {
-        let pairs = audio.left.iter().zip(&audio.right);
-        pairs.map(|(l, r)| 0.5 * (l + sign * r)).collect()
-    };
-    [mix(1.0), mix(-1.0)]
-}
-
-/// The compressed spectra of `count` latents' worth of sound: `[8 count, FEATURES]`.
+/// The levels of `count` latents' worth of sound: `[8 count, FEATURES]`.
 ///
 /// Sound that is missing at the end is silence.
 pub fn analyse(audio: &Audio, count: usize) -> Vec<f32> {
-    let padded = channels(audio).map(|channel| {
-        let mut padded = vec![0.0; MARGIN];
-        padded.extend(&channel[..channel.len().min(count * SAMPLES_PER_FRAME)]);
-        padded.resize(count * SAMPLES_PER_FRAME + 2 * MARGIN, 0.0);
-        padded
-    });
-    let mut features = vec![0.0; count * HOPS * FEATURES];
-    features
-        .par_chunks_exact_mut(FEATURES)
-        .enumerate()
-        .for_each(|(hop, features)| {
-            for (channel, features) in padded.iter().zip(features.chunks_exact_mut(2 * BINS)) {
-                let spectrum = forward(&channel[hop * HOP..hop * HOP + WINDOW]);
-                for (pair, x) in features.chunks_exact_mut(2).zip(spectrum) {
-                    let x = x * SCALE;
-                    let shrink = x.norm().max(1e-7).powf(COMPRESSION - 1.0);
-                    pair.copy_from_slice(&[x.re * shrink, x.im * shrink]);
-                }
+    let spectra = [&audio.left, &audio.right].map(|channel| transform(channel, count));
+    let mut levels = vec![0.0; count * HOPS * FEATURES];
+    for (hop, levels) in levels.chunks_exact_mut(FEATURES).enumerate() {
+        for (spectra, levels) in spectra.iter().zip(levels.chunks_exact_mut(BINS)) {
+            let spectrum = &spectra[hop * BINS..][..BINS];
+            for (level, x) in levels.iter_mut().zip(spectrum) {
+                *level = ((x.norm() + FLOOR).ln() - MIDDLE) / SPREAD;
             }
-        });
-    features
-}
-
-/// What the decoder wrote, `[8 A, HEAD]`, to `2000 A` samples.
-pub fn synthesise(head: &[f32]) -> Audio {
-    let [middle, side] = synthesise_middle_side(head);
-    let pairs = || middle.iter().zip(&side);
-    Audio {
-        left: pairs().map(|(m, s)| m + s).collect(),
-        right: pairs().map(|(m, s)| m - s).collect(),
+        }
     }
+    levels
 }
 
-/// As [`synthesise`], as middle and side.
-pub fn synthesise_middle_side(head: &[f32]) -> [Vec<f32>; 2] {
-    let hops = head.len() / HEAD;
-    let cover = cover(hops);
-    [0, 1].map(|channel| {
-        let windows: Vec<Vec<f32>> = (0..hops)
-            .into_par_iter()
-            .map(|hop| inverse(&head[hop * HEAD + channel * 2 * BINS..][..2 * BINS]))
+/// A sound that has these levels, `[8 A, FEATURES]`, or nearly: `2000 A` samples.
+///
+/// Both channels have the same phases, so that what is heard from one side stays there.
+pub fn synthesise(levels: &[f32]) -> Audio {
+    let magnitudes = [0, 1].map(|channel| -> Vec<f32> {
+        (levels.chunks_exact(FEATURES))
+            .flat_map(|hop| &hop[channel * BINS..][..BINS])
+            .map(|level| {
+                let log = (level * SPREAD + MIDDLE).min(LOUDEST);
+                (log.exp() - FLOOR).max(0.0)
+            })
+            .collect()
+    });
+    let both = magnitudes[0].iter().zip(&magnitudes[1]);
+    let middle: Vec<f32> = both.map(|(l, r)| 0.5 * (l + r)).collect();
+    let phases = phase::reconstruct(&middle);
+    let [left, right] = magnitudes.map(|magnitudes| {
+        let spectra: Vec<Complex<f32>> = (magnitudes.iter().zip(&phases))
+            .map(|(magnitude, phase)| phase * magnitude)
             .collect();
-        let mut signal = vec![0.0; hops * HOP + 2 * MARGIN];
-        for (hop, window) in windows.iter().enumerate() {
-            for (s, w) in signal[hop * HOP..].iter_mut().zip(window) {
-                *s += w;
-            }
-        }
-        let inside = signal[MARGIN..MARGIN + hops * HOP].iter().zip(&cover);
-        inside.map(|(s, c)| s / c).collect()
-    })
-}
-
-/// The gradient with respect to `head`, given those with respect to middle and side.
-pub fn synthesise_gradient(head: &[f32], gradients: [&[f32]; 2]) -> Vec<f32> {
-    let hops = head.len() / HEAD;
-    let cover = cover(hops);
-    let padded = gradients.map(|gradient| {
-        let mut padded = vec![0.0; hops * HOP + 2 * MARGIN];
-        for ((p, g), c) in padded[MARGIN..].iter_mut().zip(gradient).zip(&cover) {
-            *p = g / c;
-        }
-        padded
+        inverse(&spectra)
     });
-    let mut out = vec![0.0; head.len()];
-    out.par_chunks_exact_mut(2 * BINS)
-        .zip(head.par_chunks_exact(2 * BINS))
-        .enumerate()
-        .for_each(|(i, (out, head))| {
-            let (hop, channel) = (i / 2, i % 2);
-            let spectrum = forward(&padded[channel][hop * HOP..hop * HOP + WINDOW]);
-            for (k, g) in spectrum.into_iter().enumerate() {
-                // Frequencies inside count twice in a real inverse transform.
-                let twice = if k == 0 || k == BINS - 1 { 1.0 } else { 2.0 };
-                let g = g * (twice / (SCALE * WINDOW as f32));
-                let s = bin(head, k);
-                out[BINS + k] = g.im * s.re - g.re * s.im;
-                out[k] = if head[k] + QUIET < LOUDEST {
-                    g.re * s.re + g.im * s.im
-                } else {
-                    0.0
-                };
-            }
-        });
-    out
-}
-
-/// One frequency of what the decoder wrote for a window of one channel.
-fn bin(head: &[f32], k: usize) -> Complex<f32> {
-    Complex::from_polar((head[k] + QUIET).min(LOUDEST).exp(), head[BINS + k])
-}
-
-/// A window of sound, windowed once more.
-fn inverse(head: &[f32]) -> Vec<f32> {
-    let plans = plans();
-    let mut spectrum: Vec<Complex<f32>> = (0..BINS).map(|k| bin(head, k)).collect();
-    // A real signal has no imaginary part there.
-    spectrum[0].im = 0.0;
-    spectrum[BINS - 1].im = 0.0;
-    let mut signal = plans.inverse.make_output_vec();
-    (plans.inverse)
-        .process(&mut spectrum, &mut signal)
-        .expect("the buffers are the plan's own sizes");
-    let scale = 1.0 / (SCALE * WINDOW as f32);
-    (signal.iter().zip(&plans.window))
-        .map(|(s, w)| s * w * scale)
-        .collect()
-}
-
-/// The sum of squared windows over every sample.
-fn cover(hops: usize) -> Vec<f32> {
-    let mut cover = vec![0.0; hops * HOP + 2 * MARGIN];
-    for hop in 0..hops {
-        for (c, w) in cover[hop * HOP..].iter_mut().zip(&plans().window) {
-            *c += w * w;
-        }
-    }
-    cover[MARGIN..MARGIN + hops * HOP]
-        .iter()
-        .map(|c| c.max(LEAST_COVER))
-        .collect()
+    Audio { left, right }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn tone(count: usize) -> Audio {
-        let wave = |f: f32| move |n: usize| (n as f32 * f).sin() * 0.5;
-        let samples = count * SAMPLES_PER_FRAME;
-        Audio {
-            left: (0..samples).map(wave(0.03)).collect(),
-            right: (0..samples).map(wave(0.05)).collect(),
-        }
-    }
+    const SAMPLES: usize = 12 * SAMPLES_PER_FRAME;
 
-    #[test]
-    fn a_spectrum_leads_back_to_its_sound() {
-        let audio = tone(3);
-        let features = analyse(&audio, 3);
-        let mut head = vec![0.0; features.len()];
-        for (head, features) in head.chunks_mut(2 * BINS).zip(features.chunks(2 * BINS)) {
-            for (k, pair) in features.chunks(2).enumerate() {
-                let x = Complex::new(pair[0], pair[1]);
-                head[k] = x.norm().max(1e-9).ln() / COMPRESSION - QUIET;
-                head[BINS + k] = x.arg();
-            }
-        }
-        let back = synthesise(&head);
-        assert_eq!(back.len(), audio.len());
-        for (a, b) in audio.left.iter().zip(&back.left) {
-            assert!((a - b).abs() < 2e-3, "{a} {b}");
-        }
-        for (a, b) in audio.right.iter().zip(&back.right) {
-            assert!((a - b).abs() < 2e-3, "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn gradients_agree_with_differences() {
-        let head: Vec<f32> = (0..HOPS * HEAD)
-            .map(|i| 5.0 + (i as f32 * 0.37).sin())
-            .collect();
-        let weights: Vec<f32> = (0..SAMPLES_PER_FRAME)
-            .map(|i| (i as f32 * 0.11).cos())
-            .collect();
-        let loss = |head: &[f32]| -> f64 {
-            let [middle, side] = synthesise_middle_side(head);
-            let dot = |x: &[f32], scale: f64| {
-                let products = x.iter().zip(&weights).map(|(a, b)| f64::from(a * b));
-                scale * products.sum::<f64>()
-            };
-            dot(&middle, 1.0) + dot(&side, 0.5)
+    fn round_trip(signal: &[f32]) -> Vec<f32> {
+        let audio = Audio {
+            left: signal.to_vec(),
+            right: signal.iter().map(|s| 0.25 * s).collect(),
         };
-        let half: Vec<f32> = weights.iter().map(|w| w * 0.5).collect();
-        let gradient = synthesise_gradient(&head, [&weights, &half]);
-        for i in [
-            0,
-            17,
-            BINS - 1,
-            BINS + 40,
-            3 * BINS + 5,
-            2 * HEAD + 9,
-            5 * HEAD + BINS + 77,
-        ] {
-            let moved = |by: f32| {
-                let mut head = head.clone();
-                head[i] += by;
-                loss(&head)
-            };
-            let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
-            let error = (slope - f64::from(gradient[i])).abs();
-            assert!(
-                error < 1e-3 + 0.02 * slope.abs(),
-                "{i}: {slope} {}",
-                gradient[i]
-            );
+        let back = synthesise(&analyse(&audio, SAMPLES / SAMPLES_PER_FRAME));
+        assert_eq!((back.left.len(), back.right.len()), (SAMPLES, SAMPLES));
+        // The second channel is the first one, quieter, as it was.
+        let energy = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
+        let ratio = (energy(&back.right) / energy(&back.left)).sqrt();
+        assert!((ratio - 0.25).abs() < 0.03, "{ratio}");
+        back.left
+    }
+
+    /// How far the magnitudes of two signals are apart, as a share of the first one's.
+    fn convergence(one: &[f32], other: &[f32]) -> f32 {
+        let magnitudes = |x| transform(x, SAMPLES / SAMPLES_PER_FRAME);
+        let (one, other) = (magnitudes(one), magnitudes(other));
+        let pairs = one.iter().zip(&other);
+        let difference: f32 = pairs.map(|(a, b)| (a.norm() - b.norm()).powi(2)).sum();
+        (difference / one.iter().map(|a| a.norm_sqr()).sum::<f32>()).sqrt()
+    }
+
+    #[test]
+    fn the_transform_has_an_inverse() {
+        let signal: Vec<f32> = (0..SAMPLES)
+            .map(|n| (n as f32 * 0.03).sin() * 0.5)
+            .collect();
+        let back = inverse(&transform(&signal, SAMPLES / SAMPLES_PER_FRAME));
+        for (a, b) in signal.iter().zip(&back) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_chord_that_glides_comes_back() {
+        let signal: Vec<f32> = (0..SAMPLES)
+            .map(|n| {
+                let t = n as f32 / 48_000.0;
+                let voice = |f: f32| (std::f32::consts::TAU * f * (t + 0.1 * t * t)).sin();
+                0.2 * (voice(220.0) + voice(331.0) + 0.5 * voice(1500.0))
+            })
+            .collect();
+        let error = convergence(&signal, &round_trip(&signal));
+        assert!(error < 0.12, "{error}");
+    }
+
+    #[test]
+    fn a_blow_stays_where_it_is_and_as_loud() {
+        let at = 5 * SAMPLES_PER_FRAME + 777;
+        let signal: Vec<f32> = (0..SAMPLES)
+            .map(|n| match n.checked_sub(at) {
+                Some(n) => (-(n as f32) / 900.0).exp() * (n as f32 * 0.05).cos(),
+                None => 0.0,
+            })
+            .collect();
+        let back = round_trip(&signal);
+        let error = convergence(&signal, &back);
+        assert!(error < 0.15, "{error}");
+        let loudest = back.iter().fold(0f32, |most, v| most.max(v.abs()));
+        let onset = back.iter().position(|v| v.abs() > 0.3 * loudest).unwrap();
+        assert!(
+            onset.abs_diff(at) < 120,
+            "{} samples off",
+            onset as i64 - at as i64
+        );
+        let energy = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
+        let ratio = (energy(&back) / energy(&signal)).sqrt();
+        assert!((ratio - 1.0).abs() < 0.1, "{ratio}");
+    }
+
+    #[test]
+    fn silence_is_silent() {
+        let back = synthesise(&analyse(&Audio::silence(4000), 2));
+        // But for the rounding of a logarithm and back.
+        let both = back.left.iter().chain(&back.right);
+        assert!(both.fold(0f32, |most, v| most.max(v.abs())) < 1e-8);
     }
 }
