@@ -22,6 +22,7 @@ use crate::args::{Cli, Command, World};
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
+    one_thread_for_candle();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -40,6 +41,16 @@ fn main() -> ExitCode {
                 1
             })
         }
+    }
+}
+
+/// Keeps candle from starting a pool of its own, whose threads spin between the operations that our
+/// kernels do not replace: on two cores they take more time than they save.
+fn one_thread_for_candle() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // SAFETY: the program has one thread so far, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(THREADS, "1") };
     }
 }
 

@@ -261,3 +261,29 @@ fn ctrl_c_stops_and_leaves_nothing() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(listing(folder.path()), ["tiny"]);
 }
+
+/// A limit on the size of files is what a full disk looks like to the program that writes.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_leaves_nothing_and_says_so() {
+    let folder = workplace();
+    for name in ["a.mp4", "a.webm", "a.wav", "f-%04d.png"] {
+        let program = env!("CARGO_BIN_EXE_gallop");
+        let rest = "--model tiny --duration 2 --resolution 224x128 --steps 1 --guidance 1";
+        // Blocks of 512 bytes; the signal of a file grown too large would end the program.
+        let script = format!(
+            "trap '' XFSZ; ulimit -f 4; exec {program} generate 'a red ball' {rest} -o {name}"
+        );
+        let out = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(1), "{name}: {out:?}");
+        let said = String::from_utf8_lossy(&out.stderr);
+        let error = said.lines().find(|line| line.contains("error")).unwrap();
+        assert!(error.contains(name.split('%').next().unwrap()), "{error}");
+        assert!(!said.contains("panicked"), "{said}");
+        assert_eq!(listing(folder.path()), ["tiny"], "{name}");
+    }
+}

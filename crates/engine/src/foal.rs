@@ -1,5 +1,6 @@
 //! foal: its weights, from inside the program or from a folder, and what it says of itself.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,6 +86,12 @@ pub enum Sampler {
 pub struct Trained {
     /// Families of the world.
     pub families: Vec<String>,
+    /// Looks; empty for all.
+    #[serde(default)]
+    pub looks: Vec<String>,
+    /// Attributes of which it saw only these values.
+    #[serde(default)]
+    pub only: BTreeMap<String, Vec<String>>,
     /// Languages of prompts.
     pub languages: Vec<String>,
     /// The size that it makes best.
