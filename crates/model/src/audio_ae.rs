@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ae_layers::{Conv, ConvShape, Linear, Norm};
 use crate::{Init, ModelError, Result, Weights};
 
-pub use spectrum::{BINS, FEATURES, HOPS, analyse, synthesise};
+pub use spectrum::{BINS, FEATURES, HOPS, analyse, magnitude, synthesise};
 
 /// Latents stay within plus and minus this.
 const BOUND: f64 = 3.0;
@@ -83,6 +83,8 @@ pub struct AudioAe {
     decoder: Decoder,
     mean: Tensor,
     std: Tensor,
+    /// What a decoder that guesses low in doubt lacks in loudness, a factor a frequency `[BINS]`.
+    gain: Tensor,
 }
 
 impl AudioAe {
@@ -100,6 +102,7 @@ impl AudioAe {
             decoder: Decoder::new(config, &weights.at("decoder"))?,
             mean: latents.get_f32(config.latent_channels, "mean", Init::Zeros)?,
             std: latents.get_f32(config.latent_channels, "std", Init::Ones)?,
+            gain: weights.at("levels").get_f32(BINS, "gain", Init::Ones)?,
         })
     }
 
@@ -150,7 +153,8 @@ impl AudioAe {
             .broadcast_mul(&self.std)?
             .broadcast_add(&self.mean)?;
         let levels = self.decode_levels(&latents.unsqueeze(0)?)?;
-        Ok(synthesise(&levels.flatten_all()?.to_vec1::<f32>()?))
+        let levels = levels.flatten_all()?.to_vec1::<f32>()?;
+        Ok(synthesise(&levels, &self.gain.to_vec1::<f32>()?))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use gallop_core::{Audio, Cancel, PixelSize, Progress, SAMPLES_PER_FRAME};
 use gallop_kernels::Precision;
-use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse};
+use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse, magnitude};
 use gallop_model::{Vars, Weights};
 use gallop_world::Split;
 use rand::RngExt;
@@ -33,6 +33,8 @@ const STATISTICS_AT: u64 = 1 << 40;
 const SMALLEST: PixelSize = PixelSize::new(16, 16);
 /// Hertz from one frequency to the next.
 const BIN_HERTZ: f32 = 48.0;
+/// Most that a frequency is made louder.
+const MOST_GAIN: f32 = 3.0;
 /// Pairs of held-out sounds written as WAV files.
 const HEARD: usize = 4;
 
@@ -121,7 +123,7 @@ pub fn train_audio_ae(
     if let Some(path) = &recipe.start {
         start_from(&vars, path)?;
     }
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &["latents."])?;
+    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &["latents.", "levels."])?;
     progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
@@ -253,11 +255,29 @@ impl AudioTask {
     }
 
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
-        let latents = (0..STATISTICS_BATCHES).map(|i| {
+        let mut latents = Vec::new();
+        let mut energies = vec![[0f64; 2]; BINS];
+        for i in 0..STATISTICS_BATCHES {
             let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
-            Ok(self.ae.encode_levels(&batch.levels)?)
+            let coded = self.ae.encode_levels(&batch.levels)?.detach();
+            let decoded = self.ae.decode_levels(&coded)?.flatten_all()?;
+            let levels = batch.levels.flatten_all()?;
+            let pairs = levels.to_vec1::<f32>()?.into_iter();
+            for (k, (target, decoded)) in pairs.zip(decoded.to_vec1::<f32>()?).enumerate() {
+                for (sum, level) in energies[k % BINS].iter_mut().zip([target, decoded]) {
+                    *sum += f64::from(magnitude(level)).powi(2);
+                }
+            }
+            latents.push(coded);
+        }
+        // The mean difference of levels is least for a median, which is quieter than the mean energy.
+        let gain = energies.iter().map(|[target, decoded]| {
+            let gain = (target / decoded.max(1e-12)).sqrt() as f32;
+            gain.clamp(1.0, MOST_GAIN)
         });
-        let latents = latents.collect::<Result<Vec<_>>>()?;
+        if let Some(var) = vars.get("levels.gain") {
+            var.set(&Tensor::from_iter(gain, &Device::Cpu)?)?;
+        }
         export(vars, &latents, &self.recipe.model, path)
     }
 }

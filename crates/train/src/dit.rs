@@ -23,6 +23,7 @@ use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
 use crate::export::{small, start_from};
+use crate::importance::importance;
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
@@ -36,6 +37,8 @@ const TOKENIZER_CLIPS: u64 = 3000;
 const LEVELS: [f64; 5] = [0.1, 0.3, 0.5, 0.7, 0.9];
 /// Parts of (0, 1) that losses are logged for.
 const BUCKETS: usize = 4;
+/// Clips that the importance of channels is measured on.
+const WEIGHED: usize = 3;
 /// Prompts that a sheet shows.
 const SHOWN: usize = 6;
 
@@ -59,6 +62,10 @@ pub struct DitRecipe {
     pub audio_weight: f64,
     /// Weight of the next-token loss.
     pub text_weight: f64,
+    /// How much more the channels of a video latent count that make more of the picture: 0 for all
+    /// alike, 1 in proportion to the pixels' mean squared change.
+    #[serde(default)]
+    pub importance: f64,
     /// How often a clip is used.
     pub reuse: f64,
     /// Clips that a batch draws from.
@@ -107,6 +114,8 @@ struct DitTask {
     source: Arc<Source>,
     dit: Dit,
     held_out: Vec<EncodedClip>,
+    /// Square roots of the weights of a video latent's channels, `[C]`.
+    importance: Tensor,
 }
 
 /// Trains the transformer in `folder` and leaves `dit.safetensors` and `tokenizer.json` there.
@@ -128,10 +137,15 @@ pub fn train_dit(
     let source = Arc::new(source(recipe, config.clone(), tokenizer)?);
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
+    let held_out = held_out(&source)?;
+    let clips: Vec<&Tensor> = (held_out.iter().take(WEIGHED).map(|clip| &clip.video)).collect();
+    let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
+    let importance = importance(&source.video_ae, &clips, recipe.importance, &mut rng)?;
     let mut task = DitTask {
         dit: Dit::new(&config, &weights)?,
-        held_out: held_out(&source)?,
+        held_out,
         source,
+        importance: importance.sqrt()?,
     };
     if let Some(path) = &recipe.start {
         start_from(&vars, path)?;
@@ -257,6 +271,16 @@ fn forward(dit: &Dit, batch: &DitBatch) -> Result<Outputs> {
 }
 
 impl DitTask {
+    /// Video velocities `[Lv, patch * C]`, each channel by the root of its weight.
+    fn weighed(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = x.dims2()?;
+        let channels = self.importance.dim(0)?;
+        let latents = x.reshape((rows, columns / channels, channels))?;
+        Ok(latents
+            .broadcast_mul(&self.importance)?
+            .reshape((rows, columns))?)
+    }
+
     fn judge(&self, batch: &DitBatch, outputs: &Outputs) -> Result<StepLoss> {
         let recipe = &self.source.recipe;
         let sequence = &batch.sequence;
@@ -279,7 +303,13 @@ impl DitTask {
                 Modality::Audio => sequence.audio_weight(&Device::Cpu)?,
                 _ => sequence.video_weight(&Device::Cpu)?,
             };
-            let loss = flow_matching(predicted, target, &weight)?;
+            let loss = match modality {
+                Modality::Video => {
+                    let weighed = |x: &Tensor| self.weighed(x);
+                    flow_matching(&weighed(predicted)?, &weighed(target)?, &weight)?
+                }
+                _ => flow_matching(predicted, target, &weight)?,
+            };
             found.extend(by_sigma(batch, modality, [predicted, target, &weight])?);
             total = (total + (loss * share)?)?;
         }

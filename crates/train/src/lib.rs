@@ -14,6 +14,7 @@ mod dit_sample;
 mod error;
 mod export;
 mod font;
+mod importance;
 mod loss;
 mod metrics;
 mod optimiser;

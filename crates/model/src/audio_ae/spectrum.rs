@@ -129,17 +129,21 @@ pub fn analyse(audio: &Audio, count: usize) -> Vec<f32> {
     levels
 }
 
-/// A sound that has these levels, `[8 A, FEATURES]`, or nearly: `2000 A` samples.
+/// The magnitude that a level stands for.
+pub fn magnitude(level: f32) -> f32 {
+    let log = (level * SPREAD + MIDDLE).min(LOUDEST);
+    (log.exp() - FLOOR).max(0.0)
+}
+
+/// A sound that has these levels, `[8 A, FEATURES]`, or nearly: `2000 A` samples. Each frequency is
+/// multiplied by its `gain`, `[BINS]`.
 ///
 /// Both channels have the same phases, so that what is heard from one side stays there.
-pub fn synthesise(levels: &[f32]) -> Audio {
+pub fn synthesise(levels: &[f32], gain: &[f32]) -> Audio {
     let magnitudes = [0, 1].map(|channel| -> Vec<f32> {
         (levels.chunks_exact(FEATURES))
-            .flat_map(|hop| &hop[channel * BINS..][..BINS])
-            .map(|level| {
-                let log = (level * SPREAD + MIDDLE).min(LOUDEST);
-                (log.exp() - FLOOR).max(0.0)
-            })
+            .flat_map(|hop| hop[channel * BINS..][..BINS].iter().zip(gain))
+            .map(|(level, gain)| gain * magnitude(*level))
             .collect()
     });
     let both = magnitudes[0].iter().zip(&magnitudes[1]);
@@ -165,7 +169,7 @@ mod tests {
             left: signal.to_vec(),
             right: signal.iter().map(|s| 0.25 * s).collect(),
         };
-        let back = synthesise(&analyse(&audio, SAMPLES / SAMPLES_PER_FRAME));
+        let back = synthesise(&analyse(&audio, SAMPLES / SAMPLES_PER_FRAME), &[1.0; BINS]);
         assert_eq!((back.left.len(), back.right.len()), (SAMPLES, SAMPLES));
         // The second channel is the first one, quieter, as it was.
         let energy = |x: &[f32]| x.iter().map(|v| v * v).sum::<f32>();
@@ -233,7 +237,7 @@ mod tests {
 
     #[test]
     fn silence_is_silent() {
-        let back = synthesise(&analyse(&Audio::silence(4000), 2));
+        let back = synthesise(&analyse(&Audio::silence(4000), 2), &[1.0; BINS]);
         // But for the rounding of a logarithm and back.
         let both = back.left.iter().chain(&back.right);
         assert!(both.fold(0f32, |most, v| most.max(v.abs())) < 1e-8);
