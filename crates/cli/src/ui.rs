@@ -32,10 +32,15 @@ pub fn event(value: &Value) {
     let _ = out.flush();
 }
 
+/// What a stage reports sooner than this was done before it began: work that goes on from a checkpoint.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
 /// A stage under way and what is needed to guess its end.
 struct Stage {
     name: String,
     total: u64,
+    /// Done before it began.
+    before: u64,
     start: Instant,
     told: Instant,
 }
@@ -46,15 +51,24 @@ impl Stage {
         Self {
             name: name.to_string(),
             total,
+            before: 0,
             start: now,
             told: now,
+        }
+    }
+
+    /// Takes note that so many steps are done.
+    fn at(&mut self, done: u64) {
+        if self.start.elapsed() < AT_ONCE {
+            self.before = done;
         }
     }
 
     /// Seconds left if the rest goes as the part behind did.
     fn seconds_left(&self, done: u64) -> Option<f64> {
         let left = self.total.saturating_sub(done) as f64;
-        (done > 0).then(|| self.start.elapsed().as_secs_f64() / done as f64 * left)
+        let own = done.saturating_sub(self.before);
+        (own > 0).then(|| self.start.elapsed().as_secs_f64() / own as f64 * left)
     }
 }
 
@@ -82,6 +96,9 @@ impl Progress for Bar {
     fn at(&self, done: u64) {
         if let Ok(bar) = self.0.lock() {
             bar.set_position(done);
+            if bar.elapsed() < AT_ONCE {
+                bar.reset_eta();
+            }
         }
     }
 
@@ -112,6 +129,7 @@ impl Progress for Lines {
 
     fn at(&self, done: u64) {
         let Ok(mut stage) = self.0.lock() else { return };
+        stage.at(done);
         if stage.told.elapsed() < LINE_INTERVAL {
             return;
         }
@@ -136,7 +154,8 @@ impl Progress for Events {
     }
 
     fn at(&self, done: u64) {
-        let Ok(stage) = self.0.lock() else { return };
+        let Ok(mut stage) = self.0.lock() else { return };
+        stage.at(done);
         event(&json!({
             "event": "progress",
             "stage": stage.name,
@@ -148,5 +167,21 @@ impl Progress for Events {
 
     fn note(&self, message: &str) {
         event(&json!({"event": "note", "message": message}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_done_before_is_not_counted_as_fast() {
+        let mut stage = Stage::new("training", 1000);
+        stage.at(900);
+        stage.start -= Duration::from_secs(10);
+        // Ten steps took ten seconds; 90 are left.
+        let left = stage.seconds_left(910).unwrap();
+        assert!((left - 90.0).abs() < 1.0, "{left}");
+        assert!(stage.seconds_left(900).is_none());
     }
 }
