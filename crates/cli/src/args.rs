@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gallop_core::{Ratio, Resolution};
+use gallop_engine::public::Line;
 
 /// Video with sound from a prompt, made by one transformer on your own machine.
 #[derive(Debug, Parser)]
@@ -45,6 +46,8 @@ pub enum Command {
   gallop generate \"a red basketball bounces on a wooden court\" -o clip.mp4
   gallop generate \"a ball falls\" --image first.jpg --duration 2.5 --ratio 9:16 -o tall.webm
   gallop generate \"a bell is struck twice\" --no-audio --seed 7 -o frames/%04d.png
+  gallop generate \"a woman in a cafe looks up\" --dialogue \"woman, English: Hello\" --ambience rain \\
+      --model magihuman --resolution 540p --dry-run
 
 The file's extension chooses what is written: .mp4 (H.264 + AAC), .webm (AV1 + Vorbis),
 .png with %04d in its name (numbered pictures), .wav (the sound alone).")]
@@ -60,12 +63,17 @@ pub struct Generate {
     /// Width to height: 16:9, 9:16, 1:1, 4:3 or 3:4
     #[arg(short, long, value_name = "W:H", default_value = "16:9")]
     pub ratio: Ratio,
-    /// Short side such as 256p, or a size such as 448x256 [default: the model's own]
+    /// Short side such as 256p, or a size such as 448x256; 540p and 1080p refine what the full-size model
+    /// makes at 256p [default: the model's own]
     #[arg(long, value_name = "SIZE")]
     pub resolution: Option<Resolution>,
     /// Equal seeds on the same kind of machine make equal files [default: chosen by chance and printed]
     #[arg(short, long, value_name = "N")]
     pub seed: Option<u64>,
+    /// Sampling algorithm; of the full-size model, `renoise` runs the distilled transformer and the others
+    /// the base one [default: the model's own]
+    #[arg(long, value_name = "NAME")]
+    pub sampler: Option<Sampler>,
     /// Sampling steps: more is slower and cleaner [default: the model's own]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
@@ -75,15 +83,58 @@ pub struct Generate {
     /// A picture to begin with: PNG, JPEG, WebP, GIF or BMP, cropped to the clip's ratio
     #[arg(short, long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// A sound that drives the clip: WAV, FLAC, MP3, Ogg Vorbis or M4A (full-size model)
+    #[arg(short, long, value_name = "FILE", conflicts_with = "no_audio")]
+    pub audio: Option<PathBuf>,
     /// Make a silent clip
     #[arg(long)]
     pub no_audio: bool,
+    /// A line that is spoken, as `speaker, language: words`; once for each line (full-size model)
+    #[arg(long, value_name = "LINE")]
+    pub dialogue: Vec<Line>,
+    /// What is heard in the background (full-size model)
+    #[arg(long, value_name = "TEXT")]
+    pub ambience: Option<String>,
+    /// Which video decoder (full-size model) [default: fast, where it is there]
+    #[arg(long, value_name = "NAME")]
+    pub decoder: Option<Decoder>,
+    /// Steps of refining to 540p or 1080p (full-size model) [default: 5]
+    #[arg(long, value_name = "N")]
+    pub refine_steps: Option<usize>,
+    /// Guidance of refining; 1 is none (full-size model) [default: 1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub refine_guidance: Option<f64>,
+    /// Print the whole prompt and the plan, with its tokens, memory and time, and make nothing
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print one JSON event a line on standard output, for programs
     #[arg(long)]
     pub json: bool,
     /// A folder with a model's weights [default: foal, which is inside this program]
     #[arg(short, long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+}
+
+/// Sampling algorithms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sampler {
+    /// Euler's method
+    Euler,
+    /// UniPC of order 2
+    Unipc,
+    /// Few steps with fresh noise, for distilled models
+    Renoise,
+    /// Now and then all noise is exchanged for new noise
+    Sde,
+}
+
+/// Video decoders of the full-size model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Decoder {
+    /// TurboVAED
+    Fast,
+    /// Wan2.2's own, slower
+    Exact,
 }
 
 /// `gallop model`.

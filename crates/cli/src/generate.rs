@@ -1,20 +1,35 @@
 //! `gallop generate`.
 
+mod public;
+
 use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::Device;
-use gallop_core::{Cancel, Frame, Plan, Progress, Request};
-use gallop_engine::{FoalInfo, generate};
+use gallop_core::{Cancel, Frame, Plan, Progress, Request, UserError};
+use gallop_engine::{FoalInfo, Sampler, generate};
 use gallop_media::ClipWriter;
+use gallop_model::public::PublicModel;
 use serde_json::json;
 
-use crate::args::Generate;
+use crate::args::{self, Generate};
 use crate::model::load;
 use crate::ui;
 
 /// Makes a clip; everything that can be refused is refused before any work is done.
 pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+    // A folder of foal's may lie beside parts of the full-size model, so what is inside counts first.
+    if let Some(folder) = &args.model
+        && !folder.join("config.json").is_file()
+        && PublicModel::is(folder)
+    {
+        return public::run(args, &PublicModel::open(folder)?, progress, cancel);
+    }
+    foal(args, progress, cancel)
+}
+
+fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+    refuse_full_size(args)?;
     let start = Instant::now();
     let info = match &args.model {
         None => FoalInfo::embedded()?,
@@ -29,9 +44,14 @@ pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<
         .transpose()?;
     let first: Option<Frame> = first.map(|frame| gallop_media::fit_image(&frame, plan.clip.size));
     warn(&plan, &info, progress);
+    if args.dry_run {
+        show(args, &plan, &info);
+        return Ok(());
+    }
 
     progress.stage("load", 1);
-    let model = load(args.model.as_deref(), &Device::Cpu)?;
+    let mut model = load(args.model.as_deref(), &Device::Cpu)?;
+    model.info.sampling.sampler = args.sampler.map_or(info.sampling.sampler, sampler);
     progress.at(1);
     let mut writer = ClipWriter::create(&args.output, plan.clip.size, plan.request.audio)?;
     generate(
@@ -44,6 +64,61 @@ pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<
     writer.finish()?;
     done(args, &plan, start.elapsed().as_secs_f64(), progress);
     Ok(())
+}
+
+/// Options that foal cannot honour are refused, not forgotten.
+fn refuse_full_size(args: &Generate) -> Result<()> {
+    let given = [
+        ("--audio", args.audio.is_some()),
+        ("--dialogue", !args.dialogue.is_empty()),
+        ("--ambience", args.ambience.is_some()),
+        ("--decoder", args.decoder.is_some()),
+        ("--refine-steps", args.refine_steps.is_some()),
+        ("--refine-guidance", args.refine_guidance.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(UserError::new(
+            format!("{option} is for the full-size model"),
+            "leave it out, or name the folder of the public weights with --model DIR",
+        )
+        .into()),
+    }
+}
+
+fn sampler(asked: args::Sampler) -> Sampler {
+    match asked {
+        args::Sampler::Euler => Sampler::Euler,
+        args::Sampler::Unipc => Sampler::Unipc,
+        args::Sampler::Renoise => Sampler::Renoise,
+        args::Sampler::Sde => Sampler::Sde,
+    }
+}
+
+/// What would be made, for `--dry-run`.
+fn show(args: &Generate, plan: &Plan, info: &FoalInfo) {
+    let (size, latents, request) = (plan.clip.size, plan.latents, &plan.request);
+    let video = latents.frames * latents.height * latents.width;
+    let audio = if request.audio { latents.audio } else { 0 };
+    if args.json {
+        ui::event(&json!({
+            "event": "plan",
+            "prompt": request.prompt,
+            "width": size.width,
+            "height": size.height,
+            "frames": plan.clip.frames,
+            "steps": request.steps,
+            "video_latents": video,
+            "audio_latents": audio,
+        }));
+        return;
+    }
+    println!("{}", request.prompt);
+    println!();
+    println!(
+        "{}: {}x{}, {} frames, {} steps of guidance {} over {video} video and {audio} audio latents",
+        info.name, size.width, size.height, plan.clip.frames, request.steps, request.guidance
+    );
 }
 
 fn request(args: &Generate, info: &FoalInfo) -> Result<Request> {

@@ -10,7 +10,7 @@ use crate::{ClipShape, FPS, LatentShape, PixelSize, Result, Strides, UserError};
 /// Longest prompt taken, in bytes.
 const MAX_PROMPT_BYTES: usize = 20_000;
 /// Shortest and longest clip, in seconds.
-const DURATIONS: std::ops::RangeInclusive<f64> = 1.0..=15.0;
+pub const DURATIONS: std::ops::RangeInclusive<f64> = 1.0..=15.0;
 
 /// Width to height.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,7 +178,11 @@ impl Plan {
     }
 }
 
-fn check_range(
+/// Refuses a number out of its range: names the option `name`, and the range in `unit`.
+///
+/// # Errors
+/// When `value` is out of `range`, or no number.
+pub fn check_range(
     name: &str,
     value: f64,
     range: std::ops::RangeInclusive<f64>,
@@ -194,19 +198,30 @@ fn check_range(
     ))
 }
 
-/// Trims the prompt and turns control characters into spaces.
+/// Trims the prompt and turns control characters into blanks, and any run of blanks into one.
 fn check_prompt(prompt: &str) -> Result<String> {
+    let clean = check_lines(prompt)?;
+    Ok(clean.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// As for other prompts, but lines stay apart: for models to which the parts of a prompt are lines.
+///
+/// # Errors
+/// When the prompt is empty or too long.
+pub fn check_lines(prompt: &str) -> Result<String> {
     if prompt.len() > MAX_PROMPT_BYTES {
         return Err(UserError::new(
             format!("the prompt is {} bytes long", prompt.len()),
             format!("shorten it to {MAX_PROMPT_BYTES}"),
         ));
     }
-    let clean: String = prompt
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = |line: &str| {
+        let blank = |c: char| if c.is_control() { ' ' } else { c };
+        let line: String = line.chars().map(blank).collect();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let lines: Vec<String> = prompt.lines().map(line).collect();
+    let clean = lines.join("\n").trim().to_string();
     if clean.is_empty() {
         return Err(UserError::new(
             "the prompt is empty",

@@ -1,7 +1,7 @@
 //! What can go wrong between a plan and its clip.
 
 use gallop_core::UserError;
-use gallop_model::ModelError;
+use gallop_model::{ModelError, public::PublicError};
 use thiserror::Error;
 
 /// `Result` with an [`EngineError`].
@@ -16,6 +16,9 @@ pub enum EngineError {
     /// Weights that are missing, broken or of another model.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A part of the public model that is missing, broken or of another shape.
+    #[error(transparent)]
+    Public(#[from] PublicError),
     /// An operation failed: a size that does not fit, no memory.
     #[error("the computation failed: {0}")]
     Tensor(#[from] candle_core::Error),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use gallop_core::{Resolution, Strides, UserError};
+use gallop_diffusion::{Field, euler, renoise, sde, sde_theta, unipc};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::Dit;
@@ -78,6 +79,33 @@ pub enum Sampler {
     Unipc,
     /// Few steps with fresh noise, for distilled models.
     Renoise,
+    /// Every now and then all noise is exchanged for new noise.
+    Sde,
+}
+
+impl Sampler {
+    /// Follows `field` from `x` along falling `sigmas`; `noise` gives fresh noise of a shape.
+    ///
+    /// # Errors
+    /// What `field` and `noise` return.
+    pub(crate) fn run(
+        self,
+        field: &mut impl Field,
+        x: Vec<Tensor>,
+        sigmas: &[f64],
+        noise: &mut dyn FnMut(&[usize]) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Vec<Tensor>> {
+        let steps = sigmas.len() - 1;
+        match self {
+            Self::Euler => euler(field, x, sigmas),
+            Self::Unipc => unipc(field, x, sigmas),
+            Self::Renoise => renoise(field, x, sigmas, |like| noise(like.dims())),
+            Self::Sde => {
+                let theta = |step| sde_theta(step, steps);
+                sde(field, x, sigmas, theta, |like| noise(like.dims()))
+            }
+        }
+    }
 }
 
 /// What a model was trained on, and so what it can make.
@@ -134,7 +162,7 @@ impl FoalInfo {
             UserError::new(
                 format!("no model in `{}`: {CONFIG}: {error}", folder.display()),
                 "name a folder with config.json, tokenizer.json, dit.safetensors, video_ae.safetensors and \
-                 audio_ae.safetensors",
+                 audio_ae.safetensors, or one with the folders of the public weights (base, distill, ...)",
             )
         })?;
         Self::parse(&json, &path)

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use gallop_core::{
     Audio, Cancel, Clip, Frame, PixelSize, Plan, Progress, SAMPLES_PER_FRAME, UserError,
 };
-use gallop_diffusion::{Guidance, euler, flow_sigmas, gaussian, renoise, unipc};
+use gallop_diffusion::{Guidance, flow_sigmas, gaussian};
 use gallop_media::ClipWriter;
 use gallop_model::tokens::Task;
 use gallop_model::video_ae::VideoDecoder;
@@ -13,7 +13,7 @@ use rand_pcg::Pcg64Mcg;
 
 use crate::denoiser::{CANCELLED, Denoiser, sequences};
 use crate::error::{EngineError, Result};
-use crate::foal::{Foal, Sampler};
+use crate::foal::Foal;
 
 /// Latent frames decoded at once: memory stays the same however long the clip.
 const CHUNK: usize = 4;
@@ -115,13 +115,13 @@ fn sample(
         steps_done: 0,
     };
     progress.stage("denoise", request.steps as u64);
-    let result = match model.info.sampling.sampler {
-        Sampler::Euler => euler(&mut denoiser, x, &sigmas),
-        Sampler::Unipc => unipc(&mut denoiser, x, &sigmas),
-        Sampler::Renoise => renoise(&mut denoiser, x, &sigmas, |like| {
-            gaussian(&mut rng, like.shape(), like.device())
-        }),
-    };
+    let result = model
+        .info
+        .sampling
+        .sampler
+        .run(&mut denoiser, x, &sigmas, &mut |shape| {
+            gaussian(&mut rng, shape, &model.device)
+        });
     result.map_err(|error| {
         if cancel.is_cancelled() && error.to_string().contains(CANCELLED) {
             EngineError::Cancelled

@@ -7,6 +7,7 @@ mod denoiser;
 mod error;
 mod foal;
 mod generate;
+pub mod public;
 
 pub use error::{EngineError, Result};
 pub use foal::{Foal, FoalInfo, Part, Sampler, Sampling, Trained, parts};

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use gallop_core::{FPS, Frame, PixelSize};
+use gallop_core::{Frame, PixelSize};
 use rav1e::prelude::*;
 
 use crate::yuv::from_rgb;
@@ -11,8 +11,8 @@ use crate::yuv::from_rgb;
 const QUANTIZER: usize = 60;
 /// Of 10: without its assembly rav1e is slow, and slower settings gain little at this quality.
 const SPEED: u8 = 10;
-/// Pictures between those that can be decoded alone: two seconds.
-const KEY_INTERVAL: u64 = 2 * FPS as u64;
+/// Seconds between pictures that can be decoded alone.
+const KEY_SECONDS: u64 = 2;
 
 /// One encoded picture, in order of showing.
 pub(crate) struct Encoded {
@@ -27,12 +27,13 @@ pub(crate) struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for pictures of `size`, both sides 16 or more; the error is rav1e's message.
-    pub fn new(size: PixelSize) -> Result<Self, String> {
+    /// An encoder for `fps` pictures a second of `size`, both sides 16 or more; the error is rav1e's
+    /// message.
+    pub fn new(size: PixelSize, fps: usize) -> Result<Self, String> {
         let mut config = EncoderConfig::with_speed_preset(SPEED);
         config.width = size.width;
         config.height = size.height;
-        config.time_base = Rational::new(1, FPS as u64);
+        config.time_base = Rational::new(1, fps as u64);
         config.chroma_sampling = ChromaSampling::Cs420;
         config.chroma_sample_position = ChromaSamplePosition::Vertical;
         config.pixel_range = PixelRange::Limited;
@@ -42,7 +43,7 @@ impl Encoder {
             matrix_coefficients: MatrixCoefficients::BT709,
         });
         config.quantizer = QUANTIZER;
-        config.set_key_frame_interval(1, KEY_INTERVAL);
+        config.set_key_frame_interval(1, KEY_SECONDS * fps as u64);
         // A fixed number of tiles: what is encoded must not depend on the number of cores.
         config.tiles = if size.width * size.height > 300_000 {
             4

@@ -37,8 +37,8 @@ pub(crate) struct Encoder {
 unsafe impl Send for Encoder {}
 
 impl Encoder {
-    /// An encoder for pictures of `size`, both sides even; the error is OpenH264's code.
-    pub fn new(size: PixelSize) -> Result<Self, i32> {
+    /// An encoder for `fps` pictures a second of `size`, both sides even; the error is OpenH264's code.
+    pub fn new(size: PixelSize, fps: usize) -> Result<Self, i32> {
         let mut raw: *mut sys::ISVCEncoder = null_mut();
         // SAFETY: `raw` receives an encoder that `drop` destroys.
         check(unsafe { OpenH264::WelsCreateSVCEncoder(&raw mut raw) })?;
@@ -59,7 +59,7 @@ impl Encoder {
             check(set(raw, sys::ENCODER_OPTION_TRACE_LEVEL, level))?;
             let defaults = table.GetDefaultParams.ok_or(-1)?;
             check(defaults(raw, &raw mut params))?;
-            fill(&mut params, size);
+            fill(&mut params, size, fps);
             let initialize = table.InitializeExt.ok_or(-1)?;
             check(initialize(raw, &raw const params))?;
         }
@@ -146,13 +146,13 @@ fn check(code: i32) -> Result<(), i32> {
     }
 }
 
-fn fill(params: &mut sys::SEncParamExt, size: PixelSize) {
+fn fill(params: &mut sys::SEncParamExt, size: PixelSize, fps: usize) {
     let (width, height) = (size.width as i32, size.height as i32);
     params.iUsageType = sys::CAMERA_VIDEO_REAL_TIME;
     params.iComplexityMode = sys::MEDIUM_COMPLEXITY;
     params.iPicWidth = width;
     params.iPicHeight = height;
-    params.fMaxFrameRate = gallop_core::FPS as f32;
+    params.fMaxFrameRate = fps as f32;
     // Without rate control the quantiser is the layer's, and no picture is ever skipped.
     params.iRCMode = sys::RC_OFF_MODE;
     params.bEnableFrameSkip = false;
@@ -168,7 +168,7 @@ fn fill(params: &mut sys::SEncParamExt, size: PixelSize) {
     let layer = &mut params.sSpatialLayers[0];
     layer.iVideoWidth = width;
     layer.iVideoHeight = height;
-    layer.fFrameRate = gallop_core::FPS as f32;
+    layer.fFrameRate = fps as f32;
     layer.uiProfileIdc = sys::PRO_MAIN;
     layer.uiLevelIdc = level(size);
     layer.iDLayerQp = QP;
@@ -212,7 +212,7 @@ mod tests {
     fn pictures_become_units_with_lengths_and_equal_input_gives_equal_bytes() {
         let frame = Frame::black(PixelSize::new(64, 48));
         let run = || {
-            let mut encoder = Encoder::new(frame.size).unwrap();
+            let mut encoder = Encoder::new(frame.size, 24).unwrap();
             let encoded: Vec<_> = (0..3)
                 .map(|_| encoder.encode(&from_rgb(&frame)).unwrap())
                 .collect();

@@ -1,15 +1,13 @@
 //! The `moov` box: what an MP4 holds, and where.
 
-use gallop_core::{FPS, PixelSize, SAMPLE_RATE};
+use gallop_core::{PixelSize, SAMPLE_RATE};
 
 use crate::boxes::Boxes;
 use crate::spool::Packet;
 
 /// Units a second of the whole file: one frame is 2000 of them, one sample is one.
 const MOVIE_SCALE: u32 = SAMPLE_RATE as u32;
-/// Units a second of the pictures, and of one picture.
-pub(crate) const VIDEO_SCALE: u32 = FPS as u32 * 1000;
-/// Units of one picture.
+/// Units of one picture; a second of pictures has this many for each of its pictures.
 pub(crate) const VIDEO_FRAME: u32 = 1000;
 
 /// What a track's decoder needs.

@@ -3,12 +3,12 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gallop_core::{Audio, Frame, PixelSize, Result, SAMPLES_PER_FRAME, UserError};
+use gallop_core::{Audio, Frame, PixelSize, Result, SAMPLE_RATE, UserError};
 
 use crate::boxes::Boxes;
 use crate::fail::{cannot_write, folder_of};
 use crate::h264::{self, MAX_SIDES};
-use crate::moov::{Codec, Track, VIDEO_FRAME, VIDEO_SCALE, moov};
+use crate::moov::{Codec, Track, VIDEO_FRAME, moov};
 use crate::output::PartFile;
 use crate::sound::SoundTrack;
 use crate::spool::{Packet, Spool};
@@ -21,6 +21,7 @@ const CHUNKS_PER_SECOND: u64 = 2;
 pub(crate) struct Mp4Writer {
     path: PathBuf,
     size: PixelSize,
+    fps: usize,
     video: h264::Encoder,
     frames: Vec<Packet>,
     sound: Option<SoundTrack>,
@@ -28,8 +29,8 @@ pub(crate) struct Mp4Writer {
 }
 
 impl Mp4Writer {
-    /// A file for pictures of `size`, with sound or without.
-    pub fn create(path: &Path, size: PixelSize, sound: bool) -> Result<Self> {
+    /// A file for `fps` pictures a second of `size`, with sound or without.
+    pub fn create(path: &Path, size: PixelSize, fps: usize, sound: bool) -> Result<Self> {
         let coded = coded_size(size);
         let [long, short] = MAX_SIDES;
         if coded.width.max(coded.height) > long || coded.width.min(coded.height) > short {
@@ -39,10 +40,11 @@ impl Mp4Writer {
             ));
         }
         let spool = Spool::create(folder_of(path)).map_err(|e| cannot_write(path, &e))?;
-        let video = h264::Encoder::new(coded).map_err(|code| encoder_failed(path, code))?;
+        let video = h264::Encoder::new(coded, fps).map_err(|code| encoder_failed(path, code))?;
         Ok(Self {
             path: path.to_path_buf(),
             size: coded,
+            fps,
             video,
             frames: Vec::new(),
             sound: if sound { SoundTrack::new()? } else { None },
@@ -77,14 +79,14 @@ impl Mp4Writer {
 
     /// Writes the file and puts it in its place.
     pub fn finish(mut self) -> Result<()> {
-        let samples = self.frames.len() * SAMPLES_PER_FRAME;
+        let samples = self.frames.len() * SAMPLE_RATE / self.fps;
         let mut tracks = vec![Track {
             codec: Codec::H264 {
                 size: self.size,
                 sps: std::mem::take(&mut self.video.sps),
                 pps: std::mem::take(&mut self.video.pps),
             },
-            scale: VIDEO_SCALE,
+            scale: self.fps as u32 * VIDEO_FRAME,
             delay: 0,
             packets: std::mem::take(&mut self.frames),
             chunks: Vec::new(),

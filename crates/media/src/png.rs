@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use gallop_core::{Audio, Frame, Result, SAMPLES_PER_FRAME, UserError};
+use gallop_core::{Audio, Frame, Result, SAMPLE_RATE, UserError};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 
@@ -38,13 +38,14 @@ fn encode(file: &mut File, frame: &Frame) -> std::io::Result<()> {
 /// Numbered pictures being written, and their sound; all take their places together.
 pub(crate) struct PngWriter {
     names: FrameNames,
+    fps: usize,
     pictures: Vec<ClosedPart>,
     sound: Option<WavWriter>,
 }
 
 impl PngWriter {
-    /// Pictures under `names`, with sound or without.
-    pub fn create(names: FrameNames, sound: bool) -> Result<Self> {
+    /// Pictures under `names`, `fps` of them a second, with sound or without.
+    pub fn create(names: FrameNames, fps: usize, sound: bool) -> Result<Self> {
         let folder = names.nearest_folder();
         let sound = match sound {
             true => Some(WavWriter::create_in(&folder, &names.sound())?),
@@ -52,6 +53,7 @@ impl PngWriter {
         };
         Ok(Self {
             names,
+            fps,
             pictures: Vec::new(),
             sound,
         })
@@ -80,7 +82,7 @@ impl PngWriter {
         if !folder.is_dir() {
             std::fs::create_dir(folder).map_err(|error| cannot_write(folder, &error))?;
         }
-        let samples = self.pictures.len() * SAMPLES_PER_FRAME;
+        let samples = self.pictures.len() * SAMPLE_RATE / self.fps;
         if let Some(sound) = self.sound {
             sound.finish(Some(samples as u64))?.commit()?;
         }

@@ -171,7 +171,7 @@ mod tests {
     fn our_own_streams_say_bt709() {
         for (w, h) in [(64, 48), (450, 258), (1920, 1088)] {
             let frame = Frame::black(PixelSize::new(w, h));
-            let mut encoder = Encoder::new(frame.size).unwrap();
+            let mut encoder = Encoder::new(frame.size, 24).unwrap();
             encoder.encode(&from_rgb(&frame)).unwrap();
             assert_eq!(matrix(&encoder.sps), Some(Matrix::BT709));
         }

@@ -3,9 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gallop_core::{
-    Audio, FPS, Frame, PixelSize, Result, SAMPLE_RATE, SAMPLES_PER_FRAME, UserError,
-};
+use gallop_core::{Audio, Frame, PixelSize, Result, SAMPLE_RATE, UserError};
 
 use crate::av1;
 use crate::ebml::Ebml;
@@ -25,6 +23,7 @@ const SOUND: u64 = 2;
 pub(crate) struct WebmWriter {
     path: PathBuf,
     size: PixelSize,
+    fps: usize,
     video: av1::Encoder,
     frames: Vec<Packet>,
     sound: Option<Sound>,
@@ -51,8 +50,8 @@ struct Block {
 }
 
 impl WebmWriter {
-    /// A file for pictures of `size`, with sound or without.
-    pub fn create(path: &Path, size: PixelSize, sound: bool) -> Result<Self> {
+    /// A file for `fps` pictures a second of `size`, with sound or without.
+    pub fn create(path: &Path, size: PixelSize, fps: usize, sound: bool) -> Result<Self> {
         let size = PixelSize::new(size.width.max(16), size.height.max(16));
         if size.width.max(size.height) > MAX_SIDE {
             return Err(UserError::new(
@@ -76,7 +75,8 @@ impl WebmWriter {
         Ok(Self {
             path: path.to_path_buf(),
             size,
-            video: av1::Encoder::new(size).map_err(failed)?,
+            fps,
+            video: av1::Encoder::new(size, fps).map_err(failed)?,
             frames: Vec::new(),
             sound,
             spool: Spool::create(folder_of(path)).map_err(|e| cannot_write(path, &e))?,
@@ -130,7 +130,7 @@ impl WebmWriter {
         let flushed = self.video.flush();
         flushed.map_err(|message| encoder_failed(&self.path, &message))?;
         self.keep_frames()?;
-        let samples = self.frames.len() * SAMPLES_PER_FRAME;
+        let samples = self.frames.len() * SAMPLE_RATE / self.fps;
         let given = self.sound.as_ref().map_or(samples, |sound| sound.given);
         if given < samples {
             self.push_audio(&Audio::silence(samples - given))?;
@@ -144,10 +144,10 @@ impl WebmWriter {
             Some(sound) => (sound.headers, sound.packets),
             None => Default::default(),
         };
-        let blocks = blocks(self.frames, packets, samples as u64);
-        let tracks = tracks(self.size, &self.video.config(), &headers);
+        let blocks = blocks((self.frames, self.fps), packets, samples as u64);
+        let tracks = tracks(self.size, self.fps, &self.video.config(), &headers);
         let mut part = PartFile::create(&self.path)?;
-        let written = write(part.file(), &tracks, &blocks, &mut self.spool);
+        let written = write(part.file(), (&tracks, self.fps), &blocks, &mut self.spool);
         written.map_err(|error| part.error(&error))?;
         part.commit()
     }
@@ -164,7 +164,11 @@ fn encoder_failed(path: &Path, message: &str) -> UserError {
 }
 
 /// All packets in order of time, sound before picture where they are level.
-fn blocks(frames: Vec<Packet>, sound: Vec<(Packet, u64)>, samples: u64) -> Vec<Block> {
+fn blocks(
+    (frames, fps): (Vec<Packet>, usize),
+    sound: Vec<(Packet, u64)>,
+    samples: u64,
+) -> Vec<Block> {
     let rate = SAMPLE_RATE as u64;
     let mut blocks = Vec::with_capacity(frames.len() + sound.len());
     let mut start = 0;
@@ -181,7 +185,7 @@ fn blocks(frames: Vec<Packet>, sound: Vec<(Packet, u64)>, samples: u64) -> Vec<B
         }
         start = end;
     }
-    let rate = FPS as u64;
+    let rate = fps as u64;
     blocks.extend(frames.into_iter().zip(0u64..).map(|(packet, n)| Block {
         packet,
         track: VIDEO,
@@ -192,13 +196,13 @@ fn blocks(frames: Vec<Packet>, sound: Vec<(Packet, u64)>, samples: u64) -> Vec<B
     blocks
 }
 
-fn tracks(size: PixelSize, av1: &[u8], headers: &[Vec<u8>]) -> Vec<u8> {
+fn tracks(size: PixelSize, fps: usize, av1: &[u8], headers: &[Vec<u8>]) -> Vec<u8> {
     let mut ebml = Ebml::default();
     ebml.nest(0x1654_ae6b, |e| {
         e.nest(0xae, |e| {
             e.number(0xd7, VIDEO).number(0x73c5, VIDEO).number(0x9c, 0);
             e.number(0x83, 1).text(0x86, "V_AV1").bytes(0x63a2, av1);
-            e.number(0x23_e383, (1_000_000_000 + FPS as u64 / 2) / FPS as u64);
+            e.number(0x23_e383, (1_000_000_000 + fps as u64 / 2) / fps as u64);
             e.nest(0xe0, |e| {
                 e.number(0xb0, size.width as u64);
                 e.number(0xba, size.height as u64);
@@ -240,7 +244,7 @@ fn clusters(blocks: &[Block]) -> Vec<&[Block]> {
 
 fn write(
     file: impl Write,
-    tracks: &[u8],
+    tracks: (&[u8], usize),
     blocks: &[Block],
     spool: &mut Spool,
 ) -> std::io::Result<()> {
@@ -273,14 +277,15 @@ fn write(
     out.flush()
 }
 
-/// What comes before the clusters; `places` are their times and offsets.
-fn head(tracks: &[u8], blocks: &[Block], places: &[(u64, u64)]) -> Vec<u8> {
+/// What comes before the clusters; `tracks` come with the pictures a second, `places` are the clusters'
+/// times and offsets.
+fn head((tracks, fps): (&[u8], usize), blocks: &[Block], places: &[(u64, u64)]) -> Vec<u8> {
     let frames = blocks.iter().filter(|block| block.track == VIDEO).count();
     let mut info = Ebml::default();
     info.nest(0x1549_a966, |e| {
         // Times in milliseconds, as WebM wants them.
         e.number(0x2a_d7b1, 1_000_000);
-        e.float(0x4489, frames as f64 * 1000.0 / FPS as f64);
+        e.float(0x4489, frames as f64 * 1000.0 / fps as f64);
         e.text(0x4d80, "gallop").text(0x5741, "gallop");
     });
     let mut cues = Ebml::default();

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gallop_core::{Audio, Clip, Frame, PixelSize, Result, UserError};
+use gallop_core::{Audio, Clip, FPS, Frame, PixelSize, Result, SAMPLE_RATE, UserError};
 
 use crate::fail::folder_of;
 use crate::mp4::Mp4Writer;
@@ -18,6 +18,7 @@ use crate::webm::WebmWriter;
 pub struct ClipWriter {
     path: PathBuf,
     size: PixelSize,
+    fps: usize,
     frames: usize,
     kind: Kind,
 }
@@ -30,7 +31,7 @@ enum Kind {
 }
 
 impl ClipWriter {
-    /// A writer for pictures of `size`, in the format that the name of `path` asks for.
+    /// A writer for pictures of `size` at [`FPS`], in the format that the name of `path` asks for.
     ///
     /// Without the feature `aac` an MP4 has no sound whatever `sound` says ([`holds_sound`] tells).
     /// Odd sides of MP4 pictures grow by one column or row, sides under 16 to 16, repeating the edge.
@@ -38,18 +39,35 @@ impl ClipWriter {
     /// # Errors
     /// An unknown ending, a path that cannot be written, a size that the format cannot hold.
     pub fn create(path: &Path, size: PixelSize, sound: bool) -> Result<Self> {
+        Self::create_at(path, size, FPS, sound)
+    }
+
+    /// As [`ClipWriter::create`], for `fps` pictures a second: a divisor of [`SAMPLE_RATE`], so that a
+    /// picture lasts a whole number of samples.
+    ///
+    /// # Errors
+    /// As [`ClipWriter::create`], and another `fps`.
+    pub fn create_at(path: &Path, size: PixelSize, fps: usize, sound: bool) -> Result<Self> {
+        if fps == 0 || !SAMPLE_RATE.is_multiple_of(fps) {
+            let what = format!("`{}` would have {fps} pictures a second", path.display());
+            return Err(UserError::new(
+                what,
+                "use a divisor of 48000, such as 24 or 25",
+            ));
+        }
         if size.width == 0 || size.height == 0 {
             return Err(no_frames(path));
         }
         let kind = match check_output(path)? {
-            Format::Mp4 => Kind::Mp4(Box::new(Mp4Writer::create(path, size, sound)?)),
-            Format::Webm => Kind::Webm(Box::new(WebmWriter::create(path, size, sound)?)),
+            Format::Mp4 => Kind::Mp4(Box::new(Mp4Writer::create(path, size, fps, sound)?)),
+            Format::Webm => Kind::Webm(Box::new(WebmWriter::create(path, size, fps, sound)?)),
             Format::Wav => Kind::Wav(WavWriter::create_in(folder_of(path), path)?),
-            Format::Png(names) => Kind::Png(PngWriter::create(names, sound)?),
+            Format::Png(names) => Kind::Png(PngWriter::create(names, fps, sound)?),
         };
         Ok(Self {
             path: path.to_path_buf(),
             size,
+            fps,
             frames: 0,
             kind,
         })
@@ -100,7 +118,7 @@ impl ClipWriter {
     /// A clip without pictures (a WAV needs none); a failed write.
     pub fn finish(self) -> Result<()> {
         if let Kind::Wav(writer) = self.kind {
-            let samples = (self.frames * gallop_core::SAMPLES_PER_FRAME) as u64;
+            let samples = (self.frames * SAMPLE_RATE / self.fps) as u64;
             let length = (self.frames > 0).then_some(samples);
             return writer.finish(length)?.commit();
         }

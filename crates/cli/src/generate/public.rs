@@ -1,0 +1,257 @@
+//! `gallop generate` with the full-size model.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use gallop_core::{Audio, Cancel, Frame, Progress, Resolution};
+use gallop_engine::Sampler;
+use gallop_engine::public::{
+    Decoder, Estimate, Inputs, LayerByLayer, PUBLIC_FPS, PublicPipeline, PublicPlan, PublicRequest,
+    REFINE_STEPS, Refine, StageEstimate, Watch, assemble, operations_per_second, picture_sizes,
+};
+use gallop_kernels::Precision;
+use gallop_media::ClipWriter;
+use gallop_model::public::{Part, PublicModel};
+use serde_json::{Value, json};
+
+use super::sampler;
+use crate::args::{self, Generate};
+use crate::ui;
+
+/// What the model makes where no size is asked for.
+const BASE: Resolution = Resolution::ShortSide(256);
+/// Steps and guidance of the distilled transformer, and of the base one.
+const DISTILLED: (usize, f64) = (8, 1.0);
+const GUIDED: (usize, f64) = (32, 5.0);
+
+/// Makes a clip; everything that can be refused is refused before any work is done.
+pub fn run(
+    args: &Generate,
+    model: &PublicModel,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<()> {
+    let start = Instant::now();
+    let sound = args
+        .audio
+        .as_deref()
+        .map(gallop_media::read_audio)
+        .transpose()?;
+    let plan = PublicPlan::new(
+        request(args, model, progress)?,
+        sound.as_ref().map(Audio::seconds),
+    )?;
+    gallop_media::check_output(&args.output)?;
+    let picture = args
+        .image
+        .as_deref()
+        .map(gallop_media::read_image)
+        .transpose()?;
+    let transformers = LayerByLayer {
+        precision: Precision::Bf16,
+    };
+    let pipeline = PublicPipeline {
+        model,
+        transformers: &transformers,
+        precision: Precision::Bf16,
+    };
+    let parts = plan.parts(picture.is_some(), sound.is_some());
+    if args.dry_run {
+        return dry_run(args, &plan, &pipeline, &parts);
+    }
+    pipeline.check(&parts)?;
+    let inputs = Inputs {
+        picture: picture.as_ref(),
+        sound: sound.as_ref(),
+    };
+    let frames = make(args, &plan, inputs, &pipeline, Watch { progress, cancel })?;
+    done(args, &plan, frames, start.elapsed().as_secs_f64(), progress);
+    Ok(())
+}
+
+fn request(args: &Generate, model: &PublicModel, progress: &dyn Progress) -> Result<PublicRequest> {
+    let resolution = args.resolution.unwrap_or(BASE);
+    let (base, larger) = picture_sizes(resolution, args.ratio)?;
+    let has = |part| model.locate(part).is_some();
+    let sampler = match args.sampler {
+        Some(asked) => sampler(asked),
+        None if has(Part::Distilled) => Sampler::Renoise,
+        None => Sampler::Unipc,
+    };
+    let (steps, guidance) = match sampler {
+        Sampler::Renoise => DISTILLED,
+        _ => GUIDED,
+    };
+    let decoder = match args.decoder {
+        Some(args::Decoder::Fast) => Decoder::Fast,
+        Some(args::Decoder::Exact) => Decoder::Exact,
+        None if has(Part::FastDecoder) || !has(Part::VideoAutoencoder) => Decoder::Fast,
+        None => {
+            progress.note(
+                "there is no fast video decoder (turbo_vae): Wan2.2's own, slower one is used",
+            );
+            Decoder::Exact
+        }
+    };
+    Ok(PublicRequest {
+        prompt: assemble(&args.prompt, &args.dialogue, args.ambience.as_deref())?,
+        duration: args.duration,
+        base,
+        refine: larger.map(|(part, size)| Refine {
+            part,
+            size,
+            steps: args.refine_steps.unwrap_or(REFINE_STEPS),
+            guidance: args.refine_guidance.unwrap_or(1.0),
+        }),
+        sampler,
+        steps: args.steps.unwrap_or(steps),
+        guidance: args.guidance.unwrap_or(guidance),
+        decoder,
+        audio: !args.no_audio,
+        seed: args
+            .seed
+            .unwrap_or_else(|| rand::random_range(0..=u64::from(u32::MAX))),
+    })
+}
+
+fn make(
+    args: &Generate,
+    plan: &PublicPlan,
+    inputs: Inputs,
+    pipeline: &PublicPipeline,
+    watch: Watch,
+) -> Result<usize> {
+    let (size, sound) = (plan.clip.size, plan.request.audio);
+    let mut writer = ClipWriter::create_at(&args.output, size, PUBLIC_FPS, sound)?;
+    let frames = pipeline.generate(plan, inputs, &mut writer, watch)?;
+    writer.finish()?;
+    Ok(frames)
+}
+
+/// The whole prompt and what making the clip would take.
+fn dry_run(
+    args: &Generate,
+    plan: &PublicPlan,
+    pipeline: &PublicPipeline,
+    parts: &[Part],
+) -> Result<()> {
+    if !args.json {
+        println!("{}\n", plan.request.prompt);
+        println!("{}", summary(plan));
+    }
+    pipeline.check(parts)?;
+    let text = pipeline.model.text()?;
+    let tokens = text.tokenizer().encode(&plan.request.prompt)?.len();
+    let cost = Estimate::new(plan, pipeline.model, pipeline.transformers, tokens.min(640))?;
+    let rate = operations_per_second()?;
+    let seconds = cost.operations() / rate;
+    if args.json {
+        ui::event(&json!({
+            "event": "plan",
+            "prompt": plan.request.prompt,
+            "width": plan.clip.size.width,
+            "height": plan.clip.size.height,
+            "frames": plan.clip.frames,
+            "stages": cost.stages.iter().map(stage_json).collect::<Vec<_>>(),
+            "peak_bytes": cost.peak(),
+            "seconds": seconds,
+        }));
+        return Ok(());
+    }
+    for stage in &cost.stages {
+        println!("{}", stage_line(stage));
+    }
+    println!("memory       about {}", gib(cost.peak()));
+    println!(
+        "time         about {} at {:.2} TFLOP/s, measured just now; decoding comes on top",
+        duration(seconds),
+        rate / 1e12
+    );
+    Ok(())
+}
+
+fn summary(plan: &PublicPlan) -> String {
+    let (size, frames) = (plan.clip.size, plan.clip.frames);
+    format!(
+        "clip         {}x{}, {frames} frames at {PUBLIC_FPS} a second ({:.2} s), {}, seed {}",
+        size.width,
+        size.height,
+        frames as f64 / PUBLIC_FPS as f64,
+        if plan.request.audio {
+            "with sound"
+        } else {
+            "silent"
+        },
+        plan.request.seed,
+    )
+}
+
+fn stage_line(stage: &StageEstimate) -> String {
+    let tokens = match stage.tokens {
+        Some([0, 0, text]) => format!("{text} text tokens"),
+        Some([video, audio, text]) => format!(
+            "{} runs over {video} video, {audio} audio and {text} text tokens",
+            stage.passes
+        ),
+        None => "pictures".into(),
+    };
+    format!(
+        "{:<12} {}: {tokens}, {} of weights at once and {} beside",
+        stage.name,
+        stage.part.folder(),
+        gib(stage.weights),
+        gib(stage.activations)
+    )
+}
+
+fn stage_json(stage: &StageEstimate) -> Value {
+    json!({
+        "stage": stage.name,
+        "part": stage.part.folder(),
+        "tokens": stage.tokens,
+        "passes": stage.passes,
+        "operations": stage.operations,
+        "weight_bytes": stage.weights,
+        "activation_bytes": stage.activations,
+    })
+}
+
+fn gib(bytes: u64) -> String {
+    let gib = bytes as f64 / f64::from(1 << 30);
+    match gib >= 1.0 {
+        true => format!("{gib:.1} GiB"),
+        false => format!("{:.0} MiB", gib * 1024.0),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 90.0 => format!("{s:.0} s"),
+        s if s < 5400.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+fn done(args: &Generate, plan: &PublicPlan, frames: usize, seconds: f64, progress: &dyn Progress) {
+    let (size, request) = (plan.clip.size, &plan.request);
+    if args.json {
+        ui::event(&json!({
+            "event": "done",
+            "file": args.output,
+            "seconds": seconds,
+            "seed": request.seed,
+            "width": size.width,
+            "height": size.height,
+            "frames": frames,
+        }));
+        return;
+    }
+    progress.note(&format!(
+        "{}: {}x{}, {:.2} s, seed {}, made in {seconds:.1} s",
+        args.output.display(),
+        size.width,
+        size.height,
+        frames as f64 / PUBLIC_FPS as f64,
+        request.seed,
+    ));
+}
