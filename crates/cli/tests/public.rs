@@ -255,7 +255,7 @@ const SHARD: &str = "model-00001-of-00001.safetensors";
 const BROKEN: [Broken; 10] = [
     Broken {
         change: |big| fs::remove_file(big.join("distill").join(SHARD)).unwrap(),
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["distill", SHARD, "GAIR/daVinci-MagiHuman"],
     },
     Broken {
@@ -264,7 +264,7 @@ const BROKEN: [Broken; 10] = [
                 b.truncate(b.len() / 2)
             })
         },
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["distill", SHARD, "not a whole safetensors file"],
     },
     Broken {
@@ -275,17 +275,17 @@ const BROKEN: [Broken; 10] = [
                 b[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
             })
         },
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["final_norm_video.weight", "not finite"],
     },
     Broken {
         change: |big| fs::remove_dir_all(big.join("t5gemma-9b-9b-ul2")).unwrap(),
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["t5gemma-9b-9b-ul2", "google/t5gemma-9b-9b-ul2"],
     },
     Broken {
         change: |big| fs::remove_file(big.join("t5gemma-9b-9b-ul2/tokenizer.json")).unwrap(),
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["tokenizer.json", "google/t5gemma-9b-9b-ul2"],
     },
     Broken {
@@ -300,7 +300,7 @@ const BROKEN: [Broken; 10] = [
             let bytes = archive("archive/data.pkl", code);
             fs::write(big.join("turbo_vae/checkpoint-340000.ckpt"), bytes).unwrap();
         },
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["turbo_vae", "os.system"],
     },
     Broken {
@@ -309,7 +309,7 @@ const BROKEN: [Broken; 10] = [
                 b.truncate(b.len() / 2)
             });
         },
-        rest: &["--decoder", "exact"],
+        rest: &["--resolution", "64x64", "--decoder", "exact"],
         said: &["Wan2.2_VAE.pth", "cut short"],
     },
     Broken {
@@ -328,7 +328,7 @@ const BROKEN: [Broken; 10] = [
             fs::write(&to, described_by(&from, &other)).unwrap();
             fs::remove_dir_all(apart).unwrap();
         },
-        rest: &[],
+        rest: &["--resolution", "64x64"],
         said: &["distill", "has shape", "the configuration asks for"],
     },
     Broken {
@@ -336,7 +336,7 @@ const BROKEN: [Broken; 10] = [
             let path = big.join("../noise.wav");
             fs::write(path, b"RIFF\x00\x00\x00\x00WAVEno").unwrap();
         },
-        rest: &["--audio", "noise.wav"],
+        rest: &["--resolution", "64x64", "--audio", "noise.wav"],
         said: &["noise.wav"],
     },
 ];
@@ -361,7 +361,7 @@ fn what_is_missing_or_broken_is_said_in_one_line_and_leaves_nothing() {
         let path = folder.path();
         (broken.change)(&path.join("big"));
         let before = listing(path);
-        let out = generate(path, &[&SMALL[..2], broken.rest, &["-o", "a.mp4"]].concat());
+        let out = generate(path, &[broken.rest, &["-o", "a.mp4"]].concat());
         let error = String::from_utf8_lossy(&out.stderr).into_owned();
         let said = broken.said;
         assert_eq!(out.status.code(), Some(1), "{said:?}: {error}");

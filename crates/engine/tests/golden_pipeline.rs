@@ -12,16 +12,20 @@ use gallop_core::{Audio, Cancel, Frame, LatentShape, PixelSize, Silent};
 use gallop_engine::Sampler;
 use gallop_engine::public::{
     Decoder, Inputs, Latents, LayerByLayer, PublicPipeline, PublicPlan, PublicRequest, Refine,
-    Watch,
+    Watch, sound_for_encoder,
 };
 use gallop_kernels::Precision;
 use gallop_model::WeightFiles;
 use gallop_model::public::{
-    Part, Preset, PublicError, PublicModel, resample::to_playback, write_random_part,
+    Part, Preset, PublicError, PublicModel, oobleck::encode_wave, resample::to_playback,
+    t5gemma::pad_features, write_random_part,
 };
 
 /// Where the public code computes in f32.
 const F32: f64 = 1e-4;
+/// Where a sound was given: it is rounded to 16 bits, a few samples in a thousand the other way here, and the
+/// encoder's random weights make more of that. The encoder alone is held to [`F32`].
+const SOUND: f64 = 5e-4;
 /// For the bf16 transformer.
 const BF16: f64 = 1.5e-2;
 const PROMPT: &str = "A red ball falls.\n\nDialogue:\n<girl, English>: \"Oh\"\n\n\
@@ -150,14 +154,13 @@ fn picture() -> Frame {
     }
 }
 
+fn tone(t: f64) -> f64 {
+    0.3 * (440.0 * t).sin() + 0.2 * (3000.0 * t + 1.0).sin() + 0.1 * (101.0 * t).cos()
+}
+
 fn tones() -> Audio {
-    let sample = |i: usize| {
-        let t = std::f64::consts::TAU * i as f64 / 48_000.0;
-        let sum =
-            0.3 * (440.0 * t).sin() + 0.2 * (3000.0 * t + 1.0).sin() + 0.1 * (101.0 * t).cos();
-        sum as f32
-    };
-    let wave: Vec<f32> = (0..48_000).map(sample).collect();
+    let time = |i: usize| std::f64::consts::TAU * i as f64 / 48_000.0;
+    let wave: Vec<f32> = (0..48_000).map(|i| tone(time(i)) as f32).collect();
     Audio {
         left: wave.clone(),
         right: wave,
@@ -179,8 +182,10 @@ impl Studio {
         })
     }
 
-    /// The decoders' pictures and sound against those under `name`.
-    fn check_decoded(&self, name: &str, latents: &Latents) {
+    /// The decoders' pictures and sound against those under `name`. The sound is of the reference's own
+    /// latents `audio`: random weights make waves forty times too loud, and a millionth of a latent more
+    /// or less is heard in them.
+    fn check_decoded(&self, name: &str, latents: &Latents, audio: &str) {
         self.with(Precision::F32, |pipeline| {
             let mut pictures = Vec::new();
             let mut keep = |some| {
@@ -198,7 +203,7 @@ impl Studio {
             };
             let few = every(&every(&every(&pictures, 0, 3), 1, 4), 2, 4);
             compare(&format!("{name}.pictures"), &few, F32);
-            let wave = to_playback(&pipeline.decode_wave(&latents.audio).unwrap()).unwrap();
+            let wave = to_playback(&pipeline.decode_wave(&golden(audio)).unwrap()).unwrap();
             compare(&format!("{name}.sound"), &every(&wave, 0, 16), F32);
         });
     }
@@ -211,6 +216,11 @@ fn golden_text_and_pictures() {
     studio.with(Precision::F32, |pipeline| {
         let text = watched(|watch| pipeline.encode_text(&plan, watch)).unwrap();
         compare("text", &text[0], F32);
+        let length = text[0].dim(0).unwrap();
+        let (padded, counted) = pad_features(&text[0], 640).unwrap();
+        assert_eq!(counted, length);
+        let end = padded.narrow(0, length - 2, 4).unwrap();
+        compare("text.padded", &end, F32);
         // The negative prompt is longer than the transformer reads.
         assert_eq!(text[1].dim(0).unwrap(), 640);
         let rows = Tensor::arange_step(0u32, 640, 16, &Device::Cpu).unwrap();
@@ -238,7 +248,7 @@ fn golden_distilled_text_to_clip() {
     let made = run(Precision::F32);
     compare("f32.distilled.base.video", &made.video, F32);
     compare("f32.distilled.base.audio", &made.audio, F32);
-    studio.check_decoded("f32.distilled", &made);
+    studio.check_decoded("f32.distilled", &made, "f32.distilled.base.audio");
     let made = run(Precision::Bf16);
     compare("bf16.distilled.base.video", &made.video, BF16);
     compare("bf16.distilled.base.audio", &made.audio, BF16);
@@ -276,7 +286,7 @@ fn golden_picture_to_clip_refined_to_540p() {
     let refined = run(Precision::F32, refine(Part::Super540p, 1.0));
     compare("f32.image.refined", &refined.video, F32);
     assert_eq!(relative(&refined.audio, &base.audio), 0.0);
-    studio.check_decoded("f32.image", &refined);
+    studio.check_decoded("f32.image", &refined, "f32.image.base.audio");
     let refined = run(Precision::Bf16, refine(Part::Super540p, 1.0));
     compare("bf16.image.base.audio", &refined.audio, BF16);
     compare("bf16.image.refined", &refined.video, BF16);
@@ -294,13 +304,34 @@ fn golden_sound_to_clip_refined_to_1080p_with_guidance() {
         studio.latents(precision, request, (None, Some(&sound)))
     };
     let base = run(Precision::F32, None);
-    compare("f32.sound.audio", &base.audio, F32);
-    compare("f32.sound.base.video", &base.video, F32);
+    compare("f32.sound.audio", &base.audio, SOUND);
+    compare("f32.sound.base.video", &base.video, SOUND);
     let refined = run(Precision::F32, refine(Part::Super1080p, 3.5));
-    compare("f32.sound.refined", &refined.video, F32);
-    studio.check_decoded("f32.sound", &refined);
+    compare("f32.sound.refined", &refined.video, SOUND);
+    studio.check_decoded("f32.sound", &refined, "f32.sound.audio");
     let refined = run(Precision::Bf16, refine(Part::Super1080p, 3.5));
     compare("bf16.sound.refined", &refined.video, BF16);
+}
+
+#[test]
+fn golden_sound_is_encoded() {
+    let step = 1.0 / 32_768.0;
+    let sample = |i: usize| {
+        let t = std::f64::consts::TAU * i as f64 / 51_200.0;
+        (tone(t) / step).round_ties_even() * step
+    };
+    let wave: Vec<f32> = (0..51_200).map(|i| sample(i) as f32).collect();
+    let brought = sound_for_encoder(&tones(), 1.0).unwrap();
+    for (got, want) in brought.to_vec2::<f32>().unwrap().iter().zip(&wave) {
+        assert!((got[0] - want).abs() < 1.01 * step as f32 && got[0] == got[1]);
+    }
+    let both: Vec<f32> = wave.iter().flat_map(|&x| [x, x]).collect();
+    let both = Tensor::from_vec(both, (51_200, 2), &Device::Cpu).unwrap();
+    let studio = Studio::new();
+    let encoder = studio.model.audio_encoder(Precision::F32).unwrap();
+    let mut noise = noise(true);
+    let latents = encode_wave(&encoder, &both, &mut |shape| Ok(noise(shape)?)).unwrap();
+    compare("f32.sound.audio", &latents, F32);
 }
 
 /// Both decoders' frames come out in 8 bits as the public code cuts them.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use gallop_core::{Audio, Cancel, Frame, Progress, Resolution};
+use gallop_core::{Audio, Cancel, Progress, Resolution};
 use gallop_engine::Sampler;
 use gallop_engine::public::{
     Decoder, Estimate, Inputs, LayerByLayer, PUBLIC_FPS, PublicPipeline, PublicPlan, PublicRequest,

@@ -140,7 +140,7 @@ impl PublicPipeline<'_> {
                     return Err(PublicError::Input(what).into());
                 }
                 Some((_, PartState::Broken(why))) => {
-                    let what = format!("{} ({}): {why}: {again}", part.folder(), part.title());
+                    let what = format!("{}: {why}: {again}", part.title());
                     return Err(PublicError::Input(what).into());
                 }
                 None => {}

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use gallop_core::{Result, UserError};
+use gallop_core::{Result, UserError, check_lines};
 
 /// What guidance pushes away from; the public code's own words.
 pub const NEGATIVE_PROMPT: &str = include_str!("negative.txt");
@@ -57,8 +57,9 @@ impl FromStr for Line {
 /// A `description` that has these parts already stays as it is.
 ///
 /// # Errors
-/// When it has them and `lines` or `ambience` would add to them.
+/// When it is empty, or has them and `lines` or `ambience` would add to them.
 pub fn assemble(description: &str, lines: &[Line], ambience: Option<&str>) -> Result<String> {
+    let description = check_lines(description)?;
     let written = |mark: &str| description.contains(mark);
     for (mark, option, given) in [
         (DIALOGUE, "--dialogue", !lines.is_empty()),
@@ -69,7 +70,7 @@ pub fn assemble(description: &str, lines: &[Line], ambience: Option<&str>) -> Re
             return Err(UserError::new(what, "leave one of them out"));
         }
     }
-    let mut prompt = description.trim().to_string();
+    let mut prompt = description.clone();
     if !lines.is_empty() {
         let said = lines.iter().map(|line| {
             let Line {

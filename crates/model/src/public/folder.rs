@@ -283,7 +283,7 @@ fn count_files(part: Part, path: &Path) -> Result<Inventory> {
 }
 
 fn count_pickle(part: Part, path: &Path) -> Result<Inventory> {
-    let file = PickleFile::open(path)?;
+    let file = PickleFile::open(path).map_err(|error| ModelError::format(path, error))?;
     let mut inventory = Inventory::default();
     for name in file.names().filter(|name| part.owns(name)) {
         if let Some((shape, element)) = file.info(name) {
