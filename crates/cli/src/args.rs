@@ -142,6 +142,10 @@ pub enum Decoder {
 pub enum Model {
     /// Parts, sizes and abilities of a model
     Info(ModelInfo),
+    /// Write a full-size model of random weights, to try its size, memory and speed
+    Init(crate::model::init::Init),
+    /// Put a full-size model's matrices in fewer bits
+    Quantize(crate::model::quantize::Quantize),
 }
 
 /// `gallop model info`.
@@ -164,6 +168,15 @@ pub enum Preset {
     /// The public 15B weights' transformer
     #[value(name = "horse-15b")]
     Horse15b,
+    /// The same architecture with 3 billion parameters in its transformer
+    #[value(name = "3b")]
+    Horse3b,
+    /// The same architecture with 1 billion
+    #[value(name = "1b")]
+    Horse1b,
+    /// A few million, for tests
+    #[value(name = "tiny", hide = true)]
+    Tiny,
 }
 
 /// `gallop eval`.

@@ -79,6 +79,8 @@ fn run(command: &Command, json: bool, cancel: &Cancel) -> Result<()> {
     match command {
         Command::Generate(args) => generate::run(args, progress, cancel),
         Command::Model(args::Model::Info(args)) => model::info(args),
+        Command::Model(args::Model::Init(args)) => model::init::run(args, progress, cancel),
+        Command::Model(args::Model::Quantize(args)) => model::quantize::run(args, progress, cancel),
         Command::Eval(args) => eval::run(args, progress, cancel),
         Command::World(World::Render(args)) => world::render(args, progress),
         Command::World(World::Sheet(args)) => world::sheet(args, progress),

@@ -1,11 +1,17 @@
-//! `gallop model info`.
+//! `gallop model`.
+
+mod aside;
+pub mod init;
+pub mod quantize;
 
 use std::path::Path;
 
 use anyhow::Result;
 use candle_core::Device;
+use gallop_core::UserError;
 use gallop_engine::{Foal, FoalInfo, parts};
-use gallop_model::dit::DitConfig;
+use gallop_model::memory::readable;
+use gallop_model::public::{Part, PartState, Preset as Sizes, PublicModel};
 use serde_json::json;
 
 use crate::args::{ModelInfo, Preset};
@@ -25,6 +31,9 @@ pub fn info(args: &ModelInfo) -> Result<()> {
         return Ok(());
     }
     let folder = (args.model != "foal").then(|| Path::new(&args.model));
+    if let Some(folder) = folder.filter(|folder| !folder.join("config.json").exists()) {
+        return folder_info(folder, args.json);
+    }
     let info = folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?;
     let parts = parts(folder)?;
     if args.json {
@@ -62,10 +71,91 @@ pub fn info(args: &ModelInfo) -> Result<()> {
     Ok(())
 }
 
-fn preset_info(preset: Preset, as_json: bool) {
-    let (name, config) = match preset {
-        Preset::Horse15b => ("horse-15b", DitConfig::horse_15b()),
+/// A folder of the public layout; what has no `config.json` is no foal.
+fn folder_info(folder: &Path, as_json: bool) -> Result<()> {
+    let model = open_public(folder)?;
+    let parts = model.inventory();
+    if as_json {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|(part, state)| part_json(*part, state))
+            .collect();
+        let about = json!({"folder": folder, "parts": parts});
+        println!("{}", serde_json::to_string_pretty(&about)?);
+        return Ok(());
+    }
+    println!("{}: a model of the public layout", folder.display());
+    for (part, state) in &parts {
+        println!(
+            "  {:<22} {:<22} {}",
+            part.folder(),
+            part.title(),
+            part_line(*part, state)
+        );
+    }
+    let missing = |state: &PartState| !matches!(state, PartState::Present(_));
+    let whole = parts.iter().filter(|(_, state)| !missing(state)).count();
+    println!("  {whole} of {} parts can be used", parts.len());
+    Ok(())
+}
+
+/// The model of the public layout in `folder`.
+fn open_public(folder: &Path) -> Result<PublicModel> {
+    let name = folder.display();
+    if !folder.is_dir() {
+        return Err(UserError::new(format!("{name} is no folder"), "name a model's folder").into());
+    }
+    PublicModel::open(folder).map_err(|_| {
+        let folders = Part::ALL.map(Part::folder).join(", ");
+        let mend = format!(
+            "it needs a foal's config.json, or folders such as {folders} (from {} on Hugging Face)",
+            Part::Base.origin()
+        );
+        UserError::new(format!("{name} holds no model"), mend).into()
+    })
+}
+
+fn part_line(part: Part, state: &PartState) -> String {
+    match state {
+        PartState::Present(inventory) => {
+            let types: Vec<&str> = inventory.dtypes.keys().map(String::as_str).collect();
+            format!(
+                "{:>9.3} B parameters, {:>8}, {}",
+                inventory.parameters as f64 / 1e9,
+                readable(inventory.bytes),
+                types.join(" and ")
+            )
+        }
+        PartState::Missing(path) => format!(
+            "missing {}: get it from {} on Hugging Face",
+            path.display(),
+            part.origin()
+        ),
+        PartState::Broken(why) => format!("broken: {why}"),
+    }
+}
+
+fn part_json(part: Part, state: &PartState) -> serde_json::Value {
+    let about = match state {
+        PartState::Present(inventory) => json!({
+            "state": "present",
+            "parameters": inventory.parameters,
+            "bytes": inventory.bytes,
+            "types": inventory.dtypes,
+        }),
+        PartState::Missing(path) => {
+            json!({"state": "missing", "missing": path, "origin": part.origin()})
+        }
+        PartState::Broken(why) => json!({"state": "broken", "why": why}),
     };
+    let mut about = about;
+    about["part"] = part.folder().into();
+    about
+}
+
+fn preset_info(preset: Preset, as_json: bool) {
+    let (name, sizes) = sizes(preset);
+    let config = sizes.transformer;
     let parameters = config.parameters();
     let gib = |bytes: usize| (parameters * bytes) as f64 / f64::from(1 << 30);
     if as_json {
@@ -90,4 +180,14 @@ fn preset_info(preset: Preset, as_json: bool) {
         gib(2),
         gib(1)
     );
+}
+
+/// The name and the sizes of a preset.
+fn sizes(preset: Preset) -> (&'static str, Sizes) {
+    match preset {
+        Preset::Horse15b => ("horse-15b", Sizes::horse_15b()),
+        Preset::Horse3b => ("3b", Sizes::horse_3b()),
+        Preset::Horse1b => ("1b", Sizes::horse_1b()),
+        Preset::Tiny => ("tiny", Sizes::tiny()),
+    }
 }

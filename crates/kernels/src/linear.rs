@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::frozen::Frozen;
 use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::{Kernel, Packed, Precision, Side};
@@ -46,6 +47,43 @@ pub fn linear(
         Some(b) if b.dims() == [stacked] => x.apply_op3(&w, &b.contiguous()?, op),
         Some(b) => bail!("linear: bias {:?} for weights {:?}", b.dims(), w.dims()),
     }
+}
+
+/// [`linear`] without a bias over weights that are not trained and not in a tensor: they are read where they lie,
+/// and those in fewer bits are expanded only a block at a time.
+///
+/// # Shapes
+/// x `[L, in]`; w `[G * out, in]` -> `[L, out]`.
+///
+/// # Errors
+/// If the shapes do not agree, G is less than `segments.groups()`, x is not on the CPU, or a gradient of x would be
+/// wanted: there is none.
+pub fn linear_frozen(
+    x: &Tensor,
+    w: &Frozen,
+    segments: &Segments,
+    precision: Precision,
+) -> Result<Tensor> {
+    let (rows, input) = x.dims2()?;
+    let (stacked, columns) = w.dims();
+    if columns != input || stacked % segments.groups() != 0 || segments.end() > rows {
+        bail!(
+            "linear: x {:?}, w [{stacked}, {columns}], {} groups over {} rows",
+            x.dims(),
+            segments.groups(),
+            segments.end()
+        );
+    }
+    if x.track_op() {
+        bail!("linear over frozen weights gives no gradient");
+    }
+    let op = Linear {
+        segments: segments.clone(),
+        precision,
+    };
+    let e = op.extents(&[rows, input], &[stacked]);
+    let y = with_floats(x, |x| Ok(op.forward(x, w.data(), None, e)))?;
+    Tensor::from_vec(y, (rows, e.output), x.device())
 }
 
 struct Linear {
@@ -98,8 +136,9 @@ impl Linear {
         let kernel = Kernel::new(self.precision);
         let packed: Vec<Option<Packed>> = (0..self.segments.groups())
             .map(|g| {
-                self.shared(g)
-                    .then(|| Packed::whole(kernel, Side::Right, &weights(g)))
+                let operand = weights(g);
+                let whole = self.shared(g) && !matches!(operand.source.data, Data::Few(_));
+                whole.then(|| Packed::whole(kernel, Side::Right, &operand))
             })
             .collect();
         let fill = |y: &mut [f32]| {
@@ -241,12 +280,8 @@ fn listed<'a>(x: &'a [f32], list: &'a [u32], width: usize) -> Source<'a> {
 }
 
 fn group_of(w: Data<'_>, group: usize, e: Extents) -> Source<'_> {
-    let range = group * e.output * e.input..(group + 1) * e.output * e.input;
-    let data = match w {
-        Data::F32(v) => Data::F32(&v[range]),
-        Data::Bf16(v) => Data::Bf16(&v[range]),
-    };
-    Source::matrix(data, e.output, e.input, e.input)
+    let rows = group * e.output..(group + 1) * e.output;
+    Source::matrix(w.rows(rows, e.input), e.output, e.input, e.input)
 }
 
 impl CustomOp2 for Linear {

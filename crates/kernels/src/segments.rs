@@ -78,6 +78,19 @@ impl Segments {
                 == rows
     }
 
+    /// The segments of some rows alone, counted from the first of them; with as many groups.
+    pub fn window(&self, rows: Range<usize>) -> Self {
+        let within = |at: usize| at.clamp(rows.start, rows.end) - rows.start;
+        let parts = self
+            .parts
+            .iter()
+            .map(|(r, g)| (within(r.start)..within(r.end), *g));
+        Self {
+            parts: parts.filter(|(r, _)| !r.is_empty()).collect(),
+            groups: self.groups,
+        }
+    }
+
     /// The ranges of one group, in the order of the rows.
     pub fn of_group(&self, group: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         self.parts
@@ -98,6 +111,15 @@ mod tests {
         assert_eq!((s.groups(), s.end()), (2, 9));
         assert!(s.covers(9) && !s.covers(10));
         assert_eq!(s.of_group(1).collect::<Vec<_>>(), vec![5..9]);
+    }
+
+    #[test]
+    fn a_window_is_counted_from_its_first_row() {
+        let s = Segments::new(vec![(0..5, 1), (5..9, 0), (9..12, 2)]).unwrap();
+        let window = s.window(3..8);
+        assert_eq!(window.parts(), &[(0..2, 1), (2..5, 0)]);
+        assert_eq!((window.groups(), window.end()), (3, 5));
+        assert_eq!(s.window(0..12), s);
     }
 
     #[test]

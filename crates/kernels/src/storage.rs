@@ -20,7 +20,7 @@ pub fn data<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Data<'a>> {
 pub fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match data(storage, layout)? {
         Data::F32(v) => Ok(v),
-        Data::Bf16(_) => bail!("expected f32, found bf16"),
+        _ => bail!("expected f32, found another number type"),
     }
 }
 
@@ -38,6 +38,6 @@ pub fn with_data<T>(tensor: &Tensor, f: impl FnOnce(Data) -> Result<T>) -> Resul
 pub fn with_floats<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
     with_data(tensor, |data| match data {
         Data::F32(v) => f(v),
-        Data::Bf16(_) => bail!("expected f32, found bf16"),
+        _ => bail!("expected f32, found another number type"),
     })
 }

@@ -3,28 +3,10 @@
 mod common;
 
 use candle_core::{Tensor, Var};
-use common::{relative_error, rng, uniform, values};
+use common::{relative_error, rng, under_each, uniform, values};
 use gallop_kernels::gemm::{Kernel, Matrix, describe};
-use gallop_kernels::{ConvSpec, Isa, Padding, Precision, Segments, conv, isa, linear, set_isa};
+use gallop_kernels::{ConvSpec, Isa, Padding, Precision, Segments, conv, linear};
 use proptest::prelude::*;
-use std::sync::Mutex;
-
-/// The choice is one for the whole process.
-static CHOICE: Mutex<()> = Mutex::new(());
-
-/// The results of `f` under each instruction set.
-fn under_each<T>(f: impl Fn() -> T) -> Vec<(Isa, T)> {
-    let _held = CHOICE.lock().unwrap_or_else(|e| e.into_inner());
-    let first = isa();
-    let found = Isa::available()
-        .map(|isa| {
-            set_isa(isa).unwrap();
-            (isa, f())
-        })
-        .collect();
-    set_isa(first).unwrap();
-    found
-}
 
 /// The output and all gradients of `f`.
 fn with_gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f64>> {

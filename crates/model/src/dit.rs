@@ -7,8 +7,11 @@
 mod block;
 mod config;
 mod heads;
+mod matrix;
+mod residency;
+mod store;
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use gallop_kernels::Precision;
@@ -16,12 +19,16 @@ use gallop_kernels::Precision;
 pub use config::{
     AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, TextConfig, sandwich,
 };
+pub use matrix::Form;
+pub use residency::{MemoryPlan, MemoryRequest};
 
 use crate::error::Result;
 use crate::tokens::TokenSequence;
 use crate::weights::Weights;
 use block::Block;
 use heads::{Embedders, Heads};
+use matrix::MatrixSource;
+use store::{Loaded, Store};
 
 /// The text of a batch.
 #[derive(Clone, Debug)]
@@ -58,10 +65,10 @@ pub struct Outputs {
     pub text_logits: Option<Tensor>,
 }
 
-/// The layers, all in memory, or read anew each time they are used.
+/// The layers, all in memory, or such as stay and such as are read anew each time they are used.
 enum Layers {
-    Resident(Vec<Block>),
-    Streamed(Weights),
+    Resident(Vec<Arc<Block>>),
+    Stored(Store),
 }
 
 /// The transformer.
@@ -81,8 +88,12 @@ impl Dit {
     /// When the configuration is not possible, or a weight is missing or of a wrong shape.
     pub fn new(config: &DitConfig, weights: &Weights) -> Result<Self> {
         config.check()?;
+        let source = MatrixSource {
+            weights,
+            form: None,
+        };
         let blocks = (0..config.layers.len())
-            .map(|i| Block::new(config, i, weights))
+            .map(|i| Block::new(config, i, &source).map(Arc::new))
             .collect::<Result<Vec<_>>>()?;
         Self::of(config, weights, Layers::Resident(blocks))
     }
@@ -94,7 +105,22 @@ impl Dit {
     /// As [`Self::new`], but faults of the layers are found on the way.
     pub fn streamed(config: &DitConfig, weights: &Weights) -> Result<Self> {
         config.check()?;
-        Self::of(config, weights, Layers::Streamed(weights.clone()))
+        let stays = vec![false; config.layers.len()];
+        let store = Store::new(config, weights, Form::Stored, stays)?;
+        Self::of(config, weights, Layers::Stored(store))
+    }
+
+    /// A transformer kept in memory as `plan` says, which was made for the same weights. Matrices of files are used
+    /// where they lie, in the number type that they have there; the next layer is read while one is in use.
+    /// The numbers that come out do not depend on which layers stay.
+    ///
+    /// # Errors
+    /// As [`Self::new`], but faults of the layers are found on the way: numbers that are not finite too.
+    pub fn planned(config: &DitConfig, weights: &Weights, plan: &MemoryPlan) -> Result<Self> {
+        config.check()?;
+        let stays = (0..config.layers.len()).map(|i| plan.stays(i)).collect();
+        let store = Store::new(config, weights, plan.form(), stays)?;
+        Self::of(config, weights, Layers::Stored(store))
     }
 
     fn of(config: &DitConfig, weights: &Weights, layers: Layers) -> Result<Self> {
@@ -122,17 +148,32 @@ impl Dit {
     /// # Errors
     /// When the batch does not have the tokens that its sequence says, or a streamed layer cannot be read.
     pub fn forward(&self, batch: &Batch) -> Result<Outputs> {
+        self.forward_watched(batch, &mut |_| Ok(()))
+    }
+
+    /// As [`Self::forward`], for large models: `watch` hears of each layer before it is run, and stops the work by an
+    /// error.
+    ///
+    /// # Errors
+    /// As [`Self::forward`], and by `watch`.
+    pub fn forward_watched(
+        &self,
+        batch: &Batch,
+        watch: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Outputs> {
         let mut x = self.embedders.forward(batch)?;
         for i in 0..self.config.layers.len() {
-            x = self.layer(i)?.forward(&x, batch.sequence, self.precision)?;
+            watch(i)?;
+            let layer = self.layer(i)?;
+            x = layer.block()?.forward(&x, batch.sequence, self.precision)?;
         }
         Ok(self.heads.forward(&x, batch)?)
     }
 
-    fn layer(&self, i: usize) -> Result<Cow<'_, Block>> {
+    fn layer(&self, i: usize) -> Result<Loaded> {
         match &self.layers {
-            Layers::Resident(blocks) => Ok(Cow::Borrowed(&blocks[i])),
-            Layers::Streamed(weights) => Ok(Cow::Owned(Block::new(&self.config, i, weights)?)),
+            Layers::Resident(blocks) => Ok(Loaded::Kept(blocks[i].clone())),
+            Layers::Stored(store) => store.layer(i),
         }
     }
 }

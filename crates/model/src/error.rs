@@ -43,6 +43,17 @@ pub enum ModelError {
     /// The tokenizer failed.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// The work was given up because somebody asked for that.
+    #[error("stopped")]
+    Stopped,
+    /// The memory that was allowed is too little.
+    #[error("{} of memory are too few: at least {} are needed", crate::memory::readable(*allowed), crate::memory::readable(*needed))]
+    Memory {
+        /// Bytes that were allowed.
+        allowed: u64,
+        /// Bytes that are needed at least.
+        needed: u64,
+    },
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -6,9 +6,12 @@
 
 mod ae_layers;
 pub mod audio_ae;
+pub mod disk;
 pub mod dit;
 mod error;
 pub mod lora;
+pub mod memory;
+mod numbers;
 pub mod pickle;
 pub mod positions;
 pub mod public;
@@ -20,4 +23,4 @@ mod weights;
 
 pub use error::{ModelError, Result};
 pub use text::{Special, TextTokenizer};
-pub use weights::{Init, Vars, WeightFiles, Weights, save_weights};
+pub use weights::{Init, MappedMatrix, Vars, WeightFiles, Weights, save_weights};

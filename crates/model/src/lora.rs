@@ -2,7 +2,9 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use candle_core::{DType, Device, Tensor};
@@ -11,6 +13,9 @@ use crate::{
     error::{ModelError, Result},
     weights::WeightFiles,
 };
+
+/// Rows of a matrix that are changed at a time.
+const MERGED_ROWS: usize = 1024;
 
 /// What trainers put before a module's name.
 const PREFIXES: [&str; 8] = [
@@ -81,6 +86,33 @@ pub fn parse_lora(text: &str) -> (PathBuf, f64) {
     (text.into(), 1.0)
 }
 
+/// Opens several files, each with its strength, for [`crate::Weights::with_loras`], and says what of them a model
+/// with the weights `names` does not have.
+///
+/// # Errors
+/// As [`Lora::open`], and when a file changes nothing that the model has.
+pub fn open_loras(
+    files: &[(PathBuf, f64)],
+    names: &[String],
+) -> Result<(Arc<Vec<Lora>>, Vec<String>)> {
+    let mut unmatched = Vec::new();
+    let mut loras = Vec::with_capacity(files.len());
+    for (path, strength) in files {
+        let lora = Lora::open(path, *strength)?;
+        let missing = lora.unmatched(names);
+        if missing.len() == lora.changes.len() {
+            let first = missing.first().map_or("", String::as_str);
+            let why = format!(
+                "it changes nothing that this model has (`{first}`): it is for another model"
+            );
+            return Err(ModelError::format(path, why));
+        }
+        unmatched.extend(missing);
+        loras.push(lora);
+    }
+    Ok((Arc::new(loras), unmatched))
+}
+
 impl Lora {
     /// Reads a safetensors file of low-rank matrices in the key styles of the usual trainers.
     ///
@@ -118,7 +150,9 @@ impl Lora {
         for (module, change) in &self.changes {
             let whole = match (&change.down, &change.up) {
                 (Some(down), Some(up)) => {
-                    down.rank() == 2 && up.rank() == 2 && down.dim(0)? == up.dim(1)?
+                    let pair = down.rank() == 2 && up.rank() == 2 && down.dim(0)? == up.dim(1)?;
+                    let full = change.difference.as_ref().map(Tensor::dims);
+                    pair && full.is_none_or(|full| change.shape().is_ok_and(|s| s == full))
                 }
                 (None, None) => change.difference.is_some(),
                 _ => false,
@@ -139,33 +173,38 @@ impl Lora {
     /// # Errors
     /// When the change has another shape than the weight.
     pub fn merge(&self, name: &str, weight: &Tensor) -> Result<Tensor> {
-        let module = name
-            .strip_suffix(".weight")
-            .unwrap_or(name)
-            .replace('.', "_");
-        let Some(change) = self.changes.get(&module) else {
+        let Some(change) = self.changes.get(&plain(name)) else {
             return Ok(weight.clone());
         };
-        let delta = change.delta()?;
-        if delta.dims() != weight.dims() {
+        let shape = change.shape()?;
+        if shape != weight.dims() {
             let why = format!(
-                "it changes `{name}` by a matrix of {:?}, but the model's is {:?}",
-                delta.dims(),
+                "it changes `{name}` by a matrix of {shape:?}, but the model's is {:?}",
                 weight.dims()
             );
             return Err(ModelError::format(&self.path, why));
         }
-        let sum = (weight.to_dtype(DType::F32)? + (delta * self.strength)?)?;
-        Ok(sum.to_dtype(weight.dtype())?)
+        // Some rows at a time: the sums are in f32, and a whole matrix of them would be large.
+        let mut parts = Vec::with_capacity(shape[0].div_ceil(MERGED_ROWS));
+        for row in (0..shape[0]).step_by(MERGED_ROWS) {
+            let rows = row..(row + MERGED_ROWS).min(shape[0]);
+            let old = weight.narrow(0, row, rows.len())?;
+            let delta = (change.delta(rows)? * self.strength)?;
+            let sum = (old.to_dtype(DType::F32)? + delta)?;
+            parts.push(sum.to_dtype(weight.dtype())?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// Whether this file changes the weight `name`.
+    pub fn changes(&self, name: &str) -> bool {
+        self.changes.contains_key(&plain(name))
     }
 
     /// The modules that it changes but a model with these weights lacks.
     pub fn unmatched(&self, names: &[String]) -> Vec<String> {
-        let plain = |name: &String| {
-            let name = name.strip_suffix(".weight").unwrap_or(name);
-            name.replace('.', "_")
-        };
-        let known: std::collections::HashSet<String> = names.iter().map(plain).collect();
+        let known: std::collections::HashSet<String> =
+            names.iter().map(|name| plain(name)).collect();
         let modules = self
             .changes
             .keys()
@@ -177,19 +216,36 @@ impl Lora {
 }
 
 impl Change {
-    fn delta(&self) -> Result<Tensor> {
-        let full = self.difference.clone();
+    /// Of the matrix that is changed.
+    fn shape(&self) -> Result<Vec<usize>> {
+        match (&self.down, &self.up, &self.difference) {
+            (Some(down), Some(up), _) => Ok(vec![up.dim(0)?, down.dim(1)?]),
+            (_, _, Some(difference)) => Ok(difference.dims().to_vec()),
+            _ => Err(ModelError::Missing("lora".into())),
+        }
+    }
+
+    /// Some rows of the change.
+    fn delta(&self, rows: Range<usize>) -> Result<Tensor> {
+        let part = |matrix: &Tensor| matrix.narrow(0, rows.start, rows.len());
+        let full = self.difference.as_ref().map(part).transpose()?;
         let (Some(down), Some(up)) = (&self.down, &self.up) else {
             return full.ok_or_else(|| ModelError::Missing("lora".into()));
         };
         let rank = down.dim(0)? as f64;
         let scale = self.alpha.map_or(1.0, |alpha| alpha / rank);
-        let low = (up.matmul(down)? * scale)?;
+        let low = (part(up)?.matmul(down)? * scale)?;
         Ok(match full {
             Some(full) => (low + full)?,
             None => low,
         })
     }
+}
+
+/// A weight's module, with `_` for `.`, since some trainers write it so.
+fn plain(name: &str) -> String {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    name.replace('.', "_")
 }
 
 /// The module that a tensor is about, with `_` for `.`, and what it is of it.
@@ -207,7 +263,7 @@ fn module(name: &str) -> Option<(String, Role)> {
 mod tests {
     use super::*;
     use crate::weights::{Init, Weights, save_weights};
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::collections::BTreeMap;
 
     const NAME: &str = "block.layers.3.attention.linear_qkv";
 

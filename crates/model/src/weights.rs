@@ -4,7 +4,9 @@
 //! expects and how to begin training it; it does not know where they come from.
 
 mod files;
+mod stored;
 mod vars;
+pub(crate) mod writer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Shape, Tensor};
 
 pub use files::{WeightFiles, save_weights};
+pub use stored::MappedMatrix;
 pub use vars::Vars;
 
 use crate::error::{ModelError, Result};
@@ -141,6 +144,32 @@ impl Weights {
             tensor = lora.merge(&name, &tensor)?;
         }
         Ok(tensor)
+    }
+
+    /// The matrix `name` where it lies in mapped files, if it can be used there: the source is files, no change is
+    /// merged into it, and the kernels can read its numbers.
+    ///
+    /// # Errors
+    /// When it is missing or of another shape.
+    pub fn mapped(&self, shape: (usize, usize), name: &str) -> Result<Option<MappedMatrix>> {
+        let Source::Files(files) = &self.source else {
+            return Ok(None);
+        };
+        let name = self.path(name);
+        let got = files
+            .shape(&name)
+            .ok_or_else(|| ModelError::Missing(name.clone()))?;
+        if got != [shape.0, shape.1] {
+            return Err(ModelError::Shape {
+                got: got.to_vec(),
+                want: vec![shape.0, shape.1],
+                name,
+            });
+        }
+        if !self.device.is_cpu() || self.loras.iter().any(|lora| lora.changes(&name)) {
+            return Ok(None);
+        }
+        Ok(MappedMatrix::new(files, &name))
     }
 
     /// A weight in f32.

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 use gallop_core::LatentShape;
 use gallop_kernels::Precision;
-use gallop_model::Weights;
 use gallop_model::dit::{
-    AttentionKind, Batch, Dit, DitConfig, LayerKind, MlpKind, PositionStyle, Text, TextConfig,
+    AttentionKind, Batch, Dit, DitConfig, LayerKind, MemoryPlan, MemoryRequest, MlpKind,
+    PositionStyle, Text, TextConfig,
 };
 use gallop_model::tokens::{SampleSpec, TokenSequence};
+use gallop_model::{WeightFiles, Weights, save_weights};
 use serde::Deserialize;
 
 /// Relative error allowed where the public code computes in bf16.
@@ -239,15 +241,42 @@ fn golden_velocities() -> Result<()> {
 }
 
 #[test]
-fn golden_streamed_layers_give_the_same() -> Result<()> {
-    let g = &golden()[0];
-    let whole = Dit::new(&g.config, &g.weights())
-        .unwrap()
-        .forward(&g.batch()?)
-        .unwrap();
-    let streamed = Dit::streamed(&g.config, &g.weights()).unwrap();
-    let parts = streamed.forward(&g.batch()?).unwrap();
-    let error = relative(&parts.video.unwrap(), &whole.video.unwrap())?;
-    assert_eq!(error, 0.0);
+fn golden_layers_read_from_files_give_the_same_bits() -> Result<()> {
+    for g in golden() {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("dit.safetensors");
+        let named = g.tensors.iter().filter_map(|(name, tensor)| {
+            Some((name.strip_prefix("weights.")?.to_string(), tensor.clone()))
+        });
+        save_weights(&path, named.collect(), &Default::default()).unwrap();
+        let files = Arc::new(WeightFiles::open(&path).unwrap());
+        let weights = Weights::files(files, &Device::Cpu);
+        let whole = Dit::new(&g.config, &g.weights()).unwrap();
+        let want = whole.forward(&g.batch()?).unwrap();
+        let request = |budget| MemoryRequest::new(budget, g.sequence.len());
+        let all = MemoryPlan::new(&g.config, &weights, request(None)).unwrap();
+        let some = all.peak() - all.resident_bytes() / 3;
+        let some = MemoryPlan::new(&g.config, &weights, request(Some(some)));
+        let mut dits = vec![
+            Dit::streamed(&g.config, &g.weights()).unwrap(),
+            Dit::streamed(&g.config, &weights).unwrap(),
+            Dit::planned(&g.config, &weights, &all).unwrap(),
+        ];
+        // Two of three layers have no room for one on its way beside them.
+        dits.extend(
+            some.ok()
+                .map(|plan| Dit::planned(&g.config, &weights, &plan).unwrap()),
+        );
+        for dit in dits {
+            for _ in 0..2 {
+                let got = dit.forward(&g.batch()?).unwrap();
+                let parts = [(got.video, &want.video), (got.audio, &want.audio)];
+                for (got, want) in parts {
+                    let error = relative(&got.unwrap(), want.as_ref().unwrap())?;
+                    assert_eq!(error, 0.0, "{}", g.name);
+                }
+            }
+        }
+    }
     Ok(())
 }

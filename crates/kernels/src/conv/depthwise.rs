@@ -23,6 +23,11 @@ fn by_taps(g: &Geometry, w: Data) -> Vec<f32> {
     let value = |i: usize| match w {
         Data::F32(w) => w[i],
         Data::Bf16(w) => w[i].to_f32(),
+        Data::Few(w) => {
+            let mut number = [0.0];
+            w.expand(i, &mut number);
+            number[0]
+        }
     };
     (0..taps * channels)
         .map(|i| value(i % channels * taps + i / channels))

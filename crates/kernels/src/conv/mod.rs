@@ -157,12 +157,8 @@ impl Conv {
     fn weights<'a>(&self, w: Data<'a>, group: usize) -> Source<'a> {
         let g = &self.geometry;
         let row = g.taps() * g.input_width();
-        let range = group * g.output_width() * row..(group + 1) * g.output_width() * row;
-        let data = match w {
-            Data::F32(v) => Data::F32(&v[range]),
-            Data::Bf16(v) => Data::Bf16(&v[range]),
-        };
-        Source::matrix(data, g.output_width(), row, row)
+        let rows = group * g.output_width()..(group + 1) * g.output_width();
+        Source::matrix(w.rows(rows, row), g.output_width(), row, row)
     }
 
     fn gradients(

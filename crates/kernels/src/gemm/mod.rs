@@ -33,6 +33,9 @@ mod amx;
 mod avx512;
 mod check;
 mod dense;
+#[cfg(target_arch = "x86_64")]
+mod expand;
+pub(crate) mod few_bits;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod pack;

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 use std::ops::Range;
 
+use super::expand;
 use super::kernel::Side;
 use super::panels::{LINE, Line, Panels, RIGHT, Scratch};
 use super::source::{Cursor, Data, Depth, Operand, Source};
@@ -225,6 +226,9 @@ unsafe fn row_lines(
                 }
                 (Some(o), Data::F32(d)) => convert(d[o..o + len].as_ptr(), len, out, stride),
                 (Some(o), Data::Bf16(d)) => copy(d[o..o + len].as_ptr().cast(), len, out, stride),
+                (Some(o), Data::Few(few)) => {
+                    expand::lines(&few, o, len, (out, stride), floats);
+                }
             }
         }
     });
@@ -233,7 +237,7 @@ unsafe fn row_lines(
 /// f32 numbers to lines of bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn convert(from: *const f32, len: usize, out: *mut Line, stride: usize) {
+pub(super) unsafe fn convert(from: *const f32, len: usize, out: *mut Line, stride: usize) {
     // SAFETY: masked loads read `len` numbers only; the caller gives room for all lines.
     unsafe {
         for i in 0..len / LINE {
@@ -285,7 +289,7 @@ unsafe fn load(line: *const Line) -> __m512i {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store(line: *mut Line, v: __m512i) {
+pub(super) unsafe fn store(line: *mut Line, v: __m512i) {
     // SAFETY: lines are aligned.
     unsafe { _mm512_store_si512(line.cast(), v) }
 }

@@ -17,6 +17,17 @@ const FEW_ROWS: usize = 48;
 /// Blocks a thread, so that threads that are held up can be helped.
 const TASKS: usize = 8;
 
+/// What is known of the right side before it is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// It was packed as a whole.
+    Packed,
+    /// It may be packed as a whole.
+    Loose,
+    /// It is kept in fewer bits, and only ever packed by blocks.
+    Few,
+}
+
 /// Sizes of the blocks, and what is packed before.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -33,12 +44,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For a product of these sizes, whose right side may have been packed already.
-    pub fn new(engine: Engine, [m, n, k]: [usize; 3], right_is_packed: bool) -> Self {
+    /// For a product of these sizes.
+    pub fn new(engine: Engine, [m, n, k]: [usize; 3], right: Right) -> Self {
         let bytes = if engine.packs_panels() { 2 } else { 4 };
-        let whole_right = !right_is_packed && m > FEW_ROWS && n * k * bytes <= WHOLE_BYTES;
+        let small = m > FEW_ROWS && n * k * bytes <= WHOLE_BYTES;
+        let whole_right = right == Right::Loose && small;
+        let right_is_whole = whole_right || right == Right::Packed;
         let tasks = TASKS * rayon::current_num_threads();
-        let (side, depth) = if whole_right || right_is_packed {
+        let (side, depth) = if right_is_whole {
             let fits = LEFT_BYTES / (bytes * k.clamp(1, DEPTH));
             (
                 fits.clamp(FEW_ROWS, 8 * FEW_ROWS)
@@ -55,11 +68,7 @@ impl Plan {
         } else {
             n.div_ceil(tasks.div_ceil(by_rows)).max(64)
         };
-        let widest = if whole_right || right_is_packed {
-            n
-        } else {
-            256
-        };
+        let widest = if right_is_whole { n } else { 256 };
         let cols = wanted
             .clamp(1, widest.max(1))
             .next_multiple_of(engine.panel(Side::Right));

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::kernel::{Kernel, Side, Start};
 use super::packed::{Block, Packed};
-use super::plan::{self, Plan};
-use super::source::Operand;
+use super::plan::{self, Plan, Right};
+use super::source::{Data, Operand};
 
 /// `C = A B (+ bias)`.
 pub struct Product<'a> {
@@ -78,7 +78,12 @@ pub unsafe fn run(kernel: Kernel, products: &[Product]) {
 }
 
 fn prepare<'a>(kernel: Kernel, product: &'a Product<'a>) -> Prepared<'a> {
-    let plan = Plan::new(kernel.engine(), product.shape(), product.packed.is_some());
+    let right = match (product.packed, product.b.source.data) {
+        (Some(_), _) => Right::Packed,
+        (None, Data::Few(_)) => Right::Few,
+        (None, _) => Right::Loose,
+    };
+    let plan = Plan::new(kernel.engine(), product.shape(), right);
     let whole = |wanted: bool, side, operand| wanted.then(|| Packed::whole(kernel, side, operand));
     let left = whole(plan.whole_left, Side::Left, &product.a);
     let right = whole(plan.whole_right, Side::Right, &product.b);

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::few_bits::FewBits;
 use super::windows::{Place, Windows};
 
 /// Numbers as they are stored.
@@ -13,6 +14,20 @@ pub enum Data<'a> {
     F32(&'a [f32]),
     /// The upper half of single precision.
     Bf16(&'a [bf16]),
+    /// Fewer bits and scales, for plain matrices whose rows are adjacent.
+    Few(FewBits<'a>),
+}
+
+impl<'a> Data<'a> {
+    /// Some rows of a matrix with `columns` numbers a row.
+    pub fn rows(self, rows: Range<usize>, columns: usize) -> Self {
+        let numbers = rows.start * columns..rows.end * columns;
+        match self {
+            Self::F32(v) => Self::F32(&v[numbers]),
+            Self::Bf16(v) => Self::Bf16(&v[numbers]),
+            Self::Few(few) => Self::Few(few.rows(rows)),
+        }
+    }
 }
 
 /// How the rows of a source lie in its data.
@@ -154,6 +169,7 @@ impl<'a> Source<'a> {
                     .zip(&d[o..o + len])
                     .for_each(|(to, from)| *to = from.to_f32());
             }
+            (Some(o), Data::Few(few)) => few.expand(o, &mut out[at..at + len]),
         });
     }
 }

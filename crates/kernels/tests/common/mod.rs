@@ -1,9 +1,29 @@
 //! Random tensors, and gradients checked by differences.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::sync::Mutex;
+
 use candle_core::{Device, Result, Tensor, Var};
+use gallop_kernels::{Isa, isa, set_isa};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+
+/// The choice is one for the whole process.
+static CHOICE: Mutex<()> = Mutex::new(());
+
+/// The results of `f` under each instruction set.
+pub fn under_each<T>(f: impl Fn() -> T) -> Vec<(Isa, T)> {
+    let _held = CHOICE.lock().unwrap_or_else(|e| e.into_inner());
+    let first = isa();
+    let found = Isa::available()
+        .map(|isa| {
+            set_isa(isa).unwrap();
+            (isa, f())
+        })
+        .collect();
+    set_isa(first).unwrap();
+    found
+}
 
 /// A generator for one test.
 pub fn rng(seed: u64) -> Pcg64Mcg {

@@ -2,9 +2,11 @@
 
 use candle_core::{Result, Tensor};
 use gallop_kernels::{
-    Precision, Segments, SelfAttention, gelu7, linear, rms_norm, self_attention, swiglu7,
+    Precision, Segments, SelfAttention, gelu7, rms_norm, self_attention, swiglu7,
 };
 
+use super::matrix::{Form, Matrix, MatrixSource, Weight};
+use super::store::inner_form;
 use super::{AttentionKind, DitConfig, LayerKind, MlpKind};
 use crate::error;
 use crate::tokens::TokenSequence;
@@ -24,14 +26,69 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn new(config: &DitConfig, i: usize, weights: &Weights) -> error::Result<Self> {
+    pub(super) fn new(config: &DitConfig, i: usize, source: &MatrixSource) -> error::Result<Self> {
         let kind = config.layers[i];
-        let weights = weights.at("block.layers").at(i);
+        let weights = source.weights.at("block.layers").at(i);
+        let form = source.form;
         Ok(Self {
             kind,
-            attention: Attention::new(config, kind, &weights.at("attention"))?,
-            mlp: Mlp::new(config, kind, &weights.at("mlp"))?,
+            attention: Attention::new(config, kind, &(weights.at("attention"), form))?,
+            mlp: Mlp::new(config, kind, &(weights.at("mlp"), form))?,
         })
+    }
+
+    /// What layer `i` will weigh in memory, and beside that while its largest matrix is made.
+    pub(super) fn weight(
+        config: &DitConfig,
+        i: usize,
+        weights: &Weights,
+        form: Form,
+    ) -> error::Result<Weight> {
+        let kind = config.layers[i];
+        let weights = weights.at("block.layers").at(i);
+        let source = MatrixSource {
+            weights: &weights,
+            form: Some(inner_form(form, i, config.layers.len())),
+        };
+        let mut sum = Weight::default();
+        for (name, shape) in shapes(config, kind) {
+            let one = Matrix::weight(&source, shape, &format!("{name}.weight"))?;
+            sum.kept += one.kept;
+            sum.making = sum.making.max(one.making);
+        }
+        Ok(sum)
+    }
+
+    fn matrices(&self) -> [(&'static str, &Matrix); 4] {
+        let [qkv, proj, up, down] = MATRICES;
+        [
+            (qkv, &self.attention.qkv),
+            (proj, &self.attention.proj),
+            (up, &self.mlp.up),
+            (down, &self.mlp.down),
+        ]
+    }
+
+    /// Reads its matrices from the disk now, if they are there.
+    pub(super) fn fetch(&self) {
+        self.matrices()
+            .iter()
+            .for_each(|(_, matrix)| matrix.fetch());
+    }
+
+    /// Gives back the memory of mapped files.
+    pub(super) fn release(&self) {
+        self.matrices()
+            .iter()
+            .for_each(|(_, matrix)| matrix.release());
+    }
+
+    /// Checks that layer `i`, which this is, holds numbers only.
+    pub(super) fn check_finite(&self, i: usize) -> error::Result<()> {
+        for (name, matrix) in self.matrices() {
+            matrix.check_finite(&format!("block.layers.{i}.{name}.weight"))?;
+        }
+        Ok(())
     }
 
     /// [L, D] -> [L, D].
@@ -40,7 +97,7 @@ impl Block {
         x: &Tensor,
         sequence: &TokenSequence,
         precision: Precision,
-    ) -> Result<Tensor> {
+    ) -> error::Result<Tensor> {
         let rows = Rows {
             segments: match self.kind.per_modality {
                 true => &sequence.by_modality,
@@ -52,8 +109,46 @@ impl Block {
         let x = (x + self
             .attention
             .forward(x, sequence, self.kind.attention, &rows)?)?;
-        &x + self.mlp.forward(&x, &rows)?
+        self.mlp.add_to(&x, &rows)
     }
+}
+
+/// Names of the matrices of a layer.
+const MATRICES: [&str; 4] = [
+    "attention.linear_qkv",
+    "attention.linear_proj",
+    "mlp.up_gate_proj",
+    "mlp.down_proj",
+];
+
+/// The matrices of a layer with their shapes.
+fn shapes(config: &DitConfig, kind: LayerKind) -> [(&'static str, (usize, usize)); 4] {
+    let (g, d) = (groups(kind), config.width);
+    let [qkv, proj, up, down] = MATRICES;
+    [
+        (qkv, (g * config.qkv_rows(), d)),
+        (proj, (g * d, config.num_heads_q * config.head_dim)),
+        (up, (g * config.mlp_rows(kind.mlp), d)),
+        (down, (g * d, config.mlp_hidden(kind.mlp))),
+    ]
+}
+
+/// Bytes of hidden activations of the MLP that are there at a time. It does not depend on the memory that is allowed,
+/// so that no number does.
+const CHUNK_BYTES: u64 = 256 << 20;
+
+/// Bytes of a token on its way through an MLP.
+pub(super) fn chunk_row_bytes(config: &DitConfig, kind: MlpKind) -> u64 {
+    let numbers = 2 * config.width + config.mlp_rows(kind) + config.mlp_hidden(kind);
+    (numbers * size_of::<f32>()) as u64
+}
+
+/// Tokens that go through an MLP at a time: about equal parts of all of them.
+pub(super) fn chunk_rows(row_bytes: u64, tokens: usize) -> usize {
+    /// Fewer do not repay reading the weights again.
+    const LEAST: u64 = 256;
+    let most = (CHUNK_BYTES / row_bytes).max(LEAST) as usize;
+    tokens.div_ceil(tokens.div_ceil(most).max(1))
 }
 
 /// Which rows use which weights, and how products are done.
@@ -73,14 +168,9 @@ impl Rows<'_> {
         weight.narrow(0, 0, weight.dim(0)? / MODALITIES * groups)
     }
 
-    fn linear(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        linear(
-            x,
-            &self.present(weight)?,
-            None,
-            self.segments,
-            self.precision,
-        )
+    fn linear(&self, x: &Tensor, weight: &Matrix) -> error::Result<Tensor> {
+        let sets = if self.per_modality { MODALITIES } else { 1 };
+        weight.linear(x, sets, (self.segments, self.precision))
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -95,17 +185,17 @@ fn groups(kind: LayerKind) -> usize {
 
 /// A matrix of `groups` x `rows` outputs; `gain` scales its beginning from that which keeps the variance.
 fn matrix(
-    weights: &Weights,
+    (weights, form): &(Weights, Option<Form>),
     name: &str,
-    (rows, columns): (usize, usize),
+    shape: (usize, usize),
     gain: f64,
-) -> error::Result<Tensor> {
-    let std = gain / (columns as f64).sqrt();
-    weights.get(
-        (rows, columns),
-        &format!("{name}.weight"),
-        Init::Normal(std),
-    )
+) -> error::Result<Matrix> {
+    let init = Init::Normal(gain / (shape.1 as f64).sqrt());
+    let source = MatrixSource {
+        weights,
+        form: *form,
+    };
+    Matrix::new(&source, shape, &format!("{name}.weight"), init)
 }
 
 /// The factor on what a branch adds to the stream, so that the sum of all begins at the size of one.
@@ -117,26 +207,32 @@ fn branch_gain(config: &DitConfig) -> f64 {
 struct Attention {
     heads: (usize, usize, usize),
     pre_norm: Tensor,
-    qkv: Tensor,
+    qkv: Matrix,
     q_norm: Tensor,
     k_norm: Tensor,
-    proj: Tensor,
+    proj: Matrix,
 }
 
 impl Attention {
-    fn new(config: &DitConfig, kind: LayerKind, weights: &Weights) -> error::Result<Self> {
+    fn new(
+        config: &DitConfig,
+        kind: LayerKind,
+        source: &(Weights, Option<Form>),
+    ) -> error::Result<Self> {
         let (g, d, k) = (groups(kind), config.width, config.head_dim);
         let norm = |name: &str, size: usize| {
-            weights.get_f32(g * size, &format!("{name}.weight"), Init::Zeros)
+            source
+                .0
+                .get_f32(g * size, &format!("{name}.weight"), Init::Zeros)
         };
         let joined = config.num_heads_q * k;
         Ok(Self {
             heads: (config.num_heads_q, config.num_heads_kv, k),
             pre_norm: norm("pre_norm", d)?,
-            qkv: matrix(weights, "linear_qkv", (g * config.qkv_rows(), d), 1.0)?,
+            qkv: matrix(source, "linear_qkv", (g * config.qkv_rows(), d), 1.0)?,
             q_norm: norm("q_norm", k)?,
             k_norm: norm("k_norm", k)?,
-            proj: matrix(weights, "linear_proj", (g * d, joined), branch_gain(config))?,
+            proj: matrix(source, "linear_proj", (g * d, joined), branch_gain(config))?,
         })
     }
 
@@ -147,7 +243,7 @@ impl Attention {
         sequence: &TokenSequence,
         kind: AttentionKind,
         rows: &Rows,
-    ) -> Result<Tensor> {
+    ) -> error::Result<Tensor> {
         let qkv = rows.linear(&rows.norm(x, &self.pre_norm)?, &self.qkv)?;
         let layer = SelfAttention {
             heads: self.heads,
@@ -159,6 +255,7 @@ impl Attention {
         };
         let norms = (rows.present(&self.q_norm)?, rows.present(&self.k_norm)?);
         let out = self_attention(&qkv, (&norms.0, &norms.1), &layer)?;
+        drop(qkv);
         rows.linear(&out, &self.proj)
     }
 }
@@ -167,29 +264,101 @@ impl Attention {
 struct Mlp {
     kind: MlpKind,
     pre_norm: Tensor,
-    up: Tensor,
-    down: Tensor,
+    up: Matrix,
+    down: Matrix,
+    /// Bytes of a token on its way through.
+    row_bytes: u64,
 }
 
 impl Mlp {
-    fn new(config: &DitConfig, kind: LayerKind, weights: &Weights) -> error::Result<Self> {
+    fn new(
+        config: &DitConfig,
+        kind: LayerKind,
+        source: &(Weights, Option<Form>),
+    ) -> error::Result<Self> {
         let (g, d) = (groups(kind), config.width);
         let (rows, hidden) = (config.mlp_rows(kind.mlp), config.mlp_hidden(kind.mlp));
         Ok(Self {
             kind: kind.mlp,
-            pre_norm: weights.get_f32(g * d, "pre_norm.weight", Init::Zeros)?,
-            up: matrix(weights, "up_gate_proj", (g * rows, d), 1.0)?,
-            down: matrix(weights, "down_proj", (g * d, hidden), branch_gain(config))?,
+            row_bytes: chunk_row_bytes(config, kind.mlp),
+            pre_norm: source.0.get_f32(g * d, "pre_norm.weight", Init::Zeros)?,
+            up: matrix(source, "up_gate_proj", (g * rows, d), 1.0)?,
+            down: matrix(source, "down_proj", (g * d, hidden), branch_gain(config))?,
         })
     }
 
+    /// x + MLP(x), [L, D], some rows at a time: the hidden activations are several times as wide.
+    fn add_to(&self, x: &Tensor, rows: &Rows) -> error::Result<Tensor> {
+        let tokens = x.dim(0)?;
+        let chunk = chunk_rows(self.row_bytes, tokens);
+        if chunk >= tokens {
+            return Ok((x + self.forward(x, rows)?)?);
+        }
+        let mut parts = Vec::with_capacity(tokens.div_ceil(chunk));
+        for start in (0..tokens).step_by(chunk) {
+            let part = x.narrow(0, start, chunk.min(tokens - start))?;
+            let segments = rows.segments.window(start..start + part.dim(0)?);
+            let rows = Rows {
+                segments: &segments,
+                ..*rows
+            };
+            parts.push((&part + self.forward(&part, &rows)?)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+
     /// [L, D] -> [L, D].
-    fn forward(&self, x: &Tensor, rows: &Rows) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, rows: &Rows) -> error::Result<Tensor> {
         let up = rows.linear(&rows.norm(x, &self.pre_norm)?, &self.up)?;
         let hidden = match self.kind {
             MlpKind::Gelu7 => gelu7(&up)?,
             MlpKind::Swiglu7 => swiglu7(&up)?,
         };
+        drop(up);
         rows.linear(&hidden, &self.down)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dit::sandwich;
+    use crate::weights::Vars;
+    use candle_core::Device;
+
+    #[test]
+    fn tokens_go_through_in_about_equal_parts() {
+        assert_eq!(chunk_rows(1, 4000), 4000);
+        assert_eq!(chunk_rows(CHUNK_BYTES / 1000, 4000), 1000);
+        assert_eq!(chunk_rows(CHUNK_BYTES / 1000, 2002), 668);
+        assert_eq!(chunk_rows(CHUNK_BYTES, 1024), 256);
+        assert_eq!(chunk_rows(CHUNK_BYTES, 1), 1);
+    }
+
+    #[test]
+    fn parts_give_the_same_bits() {
+        let mut config = DitConfig::small(96, 2, 1, 10);
+        config.layers = sandwich(2, 1);
+        let weights = Weights::vars(&Vars::default(), Some(1), &Device::Cpu);
+        let x = Tensor::randn(0f32, 1., (700, 96), &Device::Cpu).unwrap();
+        let segments = Segments::new(vec![(0..300, 0), (300..411, 1), (411..700, 2)]).unwrap();
+        for per_modality in [true, false] {
+            let kind = LayerKind {
+                per_modality,
+                ..config.layers[0]
+            };
+            let single = Segments::single(700);
+            let rows = Rows {
+                segments: if per_modality { &segments } else { &single },
+                per_modality,
+                precision: Precision::Bf16,
+            };
+            let weights = weights.at(per_modality);
+            let mut mlp = Mlp::new(&config, kind, &(weights, None)).unwrap();
+            let whole = mlp.add_to(&x, &rows).unwrap().to_vec2::<f32>().unwrap();
+            mlp.row_bytes = CHUNK_BYTES;
+            let parts = mlp.add_to(&x, &rows).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(whole, parts);
+        }
     }
 }

@@ -116,8 +116,21 @@ impl Part {
         }
     }
 
+    /// The part whose folder has this name.
+    pub fn named(folder: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.folder() == folder)
+    }
+
+    /// Whether it is one of the four transformers.
+    pub fn is_transformer(self) -> bool {
+        matches!(
+            self,
+            Self::Base | Self::Distilled | Self::Super540p | Self::Super1080p
+        )
+    }
+
     /// Whether a stored tensor belongs to the part: its files can hold more than we use.
-    fn owns(self, name: &str) -> bool {
+    pub fn owns(self, name: &str) -> bool {
         match self {
             Self::FastDecoder => name.starts_with("ema_state_dict."),
             Self::AudioAutoencoder => name.starts_with("pretransform.model."),
@@ -188,6 +201,11 @@ impl PublicModel {
     /// Whether `folder` looks like the public layout.
     pub fn is(folder: &Path) -> bool {
         Self::open(folder).is_ok()
+    }
+
+    /// Its own folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A part's folder, inside the model's or beside it, if it is there.
@@ -275,8 +293,11 @@ fn count_files(part: Part, path: &Path) -> Result<Inventory> {
     let mut inventory = Inventory::default();
     for name in files.names().iter().filter(|name| part.owns(name)) {
         if let (Some(shape), Some(dtype)) = (files.shape(name), files.dtype(name)) {
-            let bytes = files.bytes(name).map_or(0, <[u8]>::len);
-            inventory.add(shape, &format!("{dtype:?}").to_lowercase(), bytes);
+            let dtype = match files.quant(name) {
+                Some(quant) => quant.name().to_string(),
+                None => format!("{dtype:?}").to_lowercase(),
+            };
+            inventory.add(shape, &dtype, files.stored_bytes(name) as usize);
         }
     }
     Ok(inventory)

@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 
 use candle_core::DType;
 use random::bytes;
-use shards::write_shards;
+use shards::{Filling, write_shards};
 
 use super::{
     error::Result,
@@ -38,44 +38,71 @@ pub fn write_random_part(
     seed: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let folder = folder.join(part.folder());
-    fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
-    let specs = preset.tensors(part)?;
-    let text = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::write(&path, text).map_err(ModelError::io(&path))
+    let mut progress = |bytes| {
+        progress(bytes);
+        Ok(())
     };
-    match part {
-        Part::FastDecoder => {
-            text(FAST_DECODER_CONFIG, &preset.fast)?;
-            let path = folder.join(FAST_DECODER_WEIGHTS);
-            pickle(&path, Some("ema_state_dict"), &specs, seed, progress)
-        }
-        Part::VideoAutoencoder => pickle(&folder.join(VIDEO_WEIGHTS), None, &specs, seed, progress),
-        Part::AudioAutoencoder => {
-            text(AUDIO_CONFIG, &preset.audio)?;
-            let file = folder.join(AUDIO_WEIGHTS);
-            shards::write_file(&file, &specs, None, seed, progress)
-        }
-        Part::TextEncoder => {
-            text("config.json", &preset.text)?;
-            text("tokenizer.json", &byte_tokenizer().to_string())?;
-            write_shards(&folder, &specs, None, seed, progress)
-        }
-        _ => {
-            let about = preset.transformer_of(part).metadata();
-            write_shards(&folder, &specs, Some(about), seed, progress)
+    RandomModel { preset, seed }.write_part(folder, part, &mut progress)
+}
+
+/// A model of random weights.
+#[derive(Clone, Copy, Debug)]
+pub struct RandomModel<'a> {
+    /// Its sizes.
+    pub preset: &'a Preset,
+    /// The same seed gives the same numbers.
+    pub seed: u64,
+}
+
+impl RandomModel<'_> {
+    /// Writes one part into its folder under `folder`. `progress` hears of the bytes written, and stops the work by an
+    /// error.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or by `progress`.
+    pub fn write_part(
+        &self,
+        folder: &Path,
+        part: Part,
+        progress: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let folder = folder.join(part.folder());
+        fs::create_dir_all(&folder).map_err(ModelError::io(&folder))?;
+        let specs = self.preset.tensors(part)?;
+        let text = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).map_err(ModelError::io(&path))
+        };
+        let mut with = Filling {
+            about: None,
+            seed: self.seed,
+            progress,
+        };
+        match part {
+            Part::FastDecoder => {
+                text(FAST_DECODER_CONFIG, &self.preset.fast)?;
+                let path = folder.join(FAST_DECODER_WEIGHTS);
+                pickle(&path, Some("ema_state_dict"), &specs, &mut with)
+            }
+            Part::VideoAutoencoder => pickle(&folder.join(VIDEO_WEIGHTS), None, &specs, &mut with),
+            Part::AudioAutoencoder => {
+                text(AUDIO_CONFIG, &self.preset.audio)?;
+                shards::write_file(&folder.join(AUDIO_WEIGHTS), &specs, &mut with)
+            }
+            Part::TextEncoder => {
+                text("config.json", &self.preset.text)?;
+                text("tokenizer.json", &byte_tokenizer().to_string())?;
+                write_shards(&folder, &specs, &mut with)
+            }
+            _ => {
+                with.about = Some(self.preset.transformer_of(part).metadata());
+                write_shards(&folder, &specs, &mut with)
+            }
         }
     }
 }
 
-fn pickle(
-    path: &Path,
-    key: Option<&str>,
-    specs: &[TensorSpec],
-    seed: u64,
-    progress: &mut dyn FnMut(u64),
-) -> Result<()> {
+fn pickle(path: &Path, key: Option<&str>, specs: &[TensorSpec], with: &mut Filling) -> Result<()> {
     let tensors: Vec<PickleTensor> = specs
         .iter()
         .map(|spec| PickleTensor {
@@ -87,12 +114,16 @@ fn pickle(
             shape: spec.shape.clone(),
         })
         .collect();
+    // The pickle's writer knows no reason to stop; these files are small enough to be finished first.
+    let mut heard = Ok(());
     write_pickle(path, key, &tensors, |index| {
-        let numbers = bytes(&specs[index], seed);
-        progress(numbers.len() as u64);
+        let numbers = bytes(&specs[index], with.seed);
+        if heard.is_ok() {
+            heard = (with.progress)(numbers.len() as u64);
+        }
         numbers
     })?;
-    Ok(())
+    heard
 }
 
 /// A tokenizer of bytes, with the special tokens of Gemma's, for text encoders of random weights.

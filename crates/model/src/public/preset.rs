@@ -37,8 +37,8 @@ impl Preset {
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
             "horse-15b" | "15b" => Self::horse_15b(),
-            "3b" => Self::scaled(2560, 32, 12),
-            "1b" => Self::scaled(1536, 28, 8),
+            "3b" => Self::horse_3b(),
+            "1b" => Self::horse_1b(),
             "tiny" => Self::tiny(),
             _ => return None,
         })
@@ -53,6 +53,16 @@ impl Preset {
             audio: OobleckConfig::PUBLIC_JSON.into(),
             fast: TurboConfig::PUBLIC_JSON.into(),
         }
+    }
+
+    /// The public model with about 3 billion weights in its transformer.
+    pub fn horse_3b() -> Self {
+        Self::scaled(2560, 32, 12)
+    }
+
+    /// The public model with about 1 billion weights in its transformer.
+    pub fn horse_1b() -> Self {
+        Self::scaled(1536, 28, 8)
     }
 
     /// The public model with a narrower and shallower transformer and a shallower text encoder.

@@ -1,15 +1,16 @@
 //! Matrices to fewer bits and back.
 
 use candle_core::{DType, Device, Tensor};
+use gallop_kernels::{Frozen, Numbers};
 use half::bf16;
 use rayon::prelude::*;
 
+use super::float8;
 use crate::error::{ModelError, Result};
+use crate::numbers::with_numbers;
 
 /// Columns that share a scale in [`Quant::Q4`].
-const BLOCK: usize = 32;
-/// The greatest magnitude of the 8-bit float.
-const FP8_MAX: f32 = 448.0;
+pub(super) const BLOCK: usize = 32;
 
 /// How the numbers of a matrix are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +23,23 @@ pub enum Quant {
     Q4,
 }
 
+/// The scales of a matrix in fewer bits.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scales {
+    /// One a row.
+    Rows(Vec<f32>),
+    /// One for every 32 columns of each row.
+    Blocks(Vec<bf16>),
+}
+
 /// A matrix in fewer bits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Quantized {
-    /// The numbers, as the module's table says.
-    pub data: Tensor,
-    /// The scales.
-    pub scale: Tensor,
+    quant: Quant,
+    rows: usize,
+    columns: usize,
+    bytes: Vec<u8>,
+    scales: Scales,
 }
 
 impl Quant {
@@ -54,166 +65,191 @@ impl Quant {
         columns > 0 && (self != Self::Q4 || columns.is_multiple_of(2))
     }
 
-    /// A matrix `[out, in]` of any float type in fewer bits.
+    /// Bytes of the stored numbers of a row.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        match self {
+            Self::Q4 => columns / 2,
+            _ => columns,
+        }
+    }
+
+    /// Bytes of the scales of a row.
+    pub fn scale_bytes(self, columns: usize) -> usize {
+        match self {
+            Self::Q4 => columns.div_ceil(BLOCK) * size_of::<bf16>(),
+            _ => size_of::<f32>(),
+        }
+    }
+
+    /// A matrix `[out, in]` of f32 or bf16 in fewer bits.
     ///
     /// # Errors
     /// When it is no such matrix, or its columns do not fit the format.
     pub fn quantize(self, weight: &Tensor) -> Result<Quantized> {
         let (rows, columns) = weight.dims2()?;
+        let weight = match weight.dtype() {
+            DType::F32 | DType::BF16 => weight.clone(),
+            _ => weight.to_dtype(DType::F32)?,
+        };
+        with_numbers(&weight, |numbers| {
+            Ok(self
+                .quantize_frozen(&Frozen::new(numbers, rows, columns)?)?
+                .0)
+        })
+    }
+
+    /// A matrix in fewer bits, row by row, and the length of the difference as a share of the matrix's.
+    ///
+    /// # Errors
+    /// When its columns do not fit the format.
+    pub fn quantize_frozen(self, weight: &Frozen) -> Result<(Quantized, f64)> {
+        let (rows, columns) = weight.dims();
         if !self.takes(columns) {
             let why = format!("{columns} columns cannot be kept as {}", self.name());
             return Err(ModelError::Config(why));
         }
-        let values = weight
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
+        let mut bytes = vec![0; rows * self.row_bytes(columns)];
+        let blocks = match self {
+            Self::Q4 => columns.div_ceil(BLOCK),
+            _ => 1,
+        };
+        let mut scales = vec![0.0f32; rows * blocks];
+        let squares: Vec<[f64; 2]> = bytes
+            .par_chunks_mut(self.row_bytes(columns))
+            .zip(scales.par_chunks_mut(blocks))
+            .enumerate()
+            .map_init(
+                || vec![0.0; columns],
+                |row, (i, (bytes, scales))| {
+                    weight.copy_row(i, row);
+                    self.row(row, bytes, scales)
+                },
+            )
+            .collect();
+        let [apart, whole] = squares
+            .iter()
+            .fold([0.0; 2], |sum, row| [sum[0] + row[0], sum[1] + row[1]]);
+        let scales = match self {
+            Self::Q4 => Scales::Blocks(scales.into_iter().map(bf16::from_f32).collect()),
+            _ => Scales::Rows(scales),
+        };
+        let quantized = Quantized {
+            quant: self,
+            rows,
+            columns,
+            bytes,
+            scales,
+        };
+        Ok((quantized, (apart / whole.max(f64::MIN_POSITIVE)).sqrt()))
+    }
+
+    /// One row; gives the squared lengths of the difference and of the row.
+    fn row(self, values: &[f32], bytes: &mut [u8], scales: &mut [f32]) -> [f64; 2] {
         match self {
-            Self::Int8 => int8(&values, (rows, columns)),
-            Self::Fp8 => fp8(weight, &values, (rows, columns)),
-            Self::Q4 => q4(&values, (rows, columns)),
+            Self::Int8 => int8_row(values, bytes, &mut scales[0]),
+            Self::Fp8 => fp8_row(values, bytes, &mut scales[0]),
+            Self::Q4 => (values.chunks(BLOCK).zip(bytes.chunks_mut(BLOCK / 2)))
+                .zip(scales)
+                .map(|((values, bytes), scale)| q4_block(values, bytes, scale))
+                .fold([0.0; 2], |sum, block| {
+                    [sum[0] + block[0], sum[1] + block[1]]
+                }),
         }
     }
 }
 
 impl Quantized {
+    /// The stored numbers, for products and for files.
+    pub fn numbers(&self) -> Numbers<'_> {
+        let bytes = &self.bytes[..];
+        match (self.quant, &self.scales) {
+            (_, Scales::Blocks(scales)) => Numbers::Q4 { bytes, scales },
+            (Quant::Fp8, Scales::Rows(scales)) => Numbers::Fp8 { bytes, scales },
+            (_, Scales::Rows(scales)) => Numbers::Int8 { bytes, scales },
+        }
+    }
+
+    /// The matrix, for products.
+    ///
+    /// # Errors
+    /// Never for one made by [`Quant::quantize`].
+    pub fn frozen(&self) -> Result<Frozen<'_>> {
+        Ok(Frozen::new(self.numbers(), self.rows, self.columns)?)
+    }
+
     /// The matrix `[out, in]` in bfloat16.
     ///
     /// # Errors
-    /// When numbers and scales do not fit each other.
+    /// Never for one made by [`Quant::quantize`].
     pub fn dequantize(&self) -> Result<Tensor> {
-        let (rows, columns) = self.data.dims2()?;
-        let scale = self
-            .scale
-            .to_dtype(DType::F32)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        let blocks = (2 * columns).div_ceil(BLOCK);
-        let expected = match self.scale.rank() {
-            2 => rows * blocks,
-            _ => rows,
-        };
-        if scale.len() != expected {
-            return Err(ModelError::Config(
-                "scales that do not fit their matrix".into(),
-            ));
-        }
-        let values = match (self.data.dtype(), self.scale.rank()) {
-            (DType::U8, 2) => unpack4(&bytes(&self.data)?, &scale, columns),
-            (DType::U8, _) => {
-                let number = |byte: u8| f32::from(i16::from(byte) - 128);
-                by_row(&bytes(&self.data)?, &scale, columns, number)
-            }
-            _ => {
-                let values = self
-                    .data
-                    .to_dtype(DType::F32)?
-                    .flatten_all()?
-                    .to_vec1::<f32>()?;
-                by_row(&values, &scale, columns, |x| x)
-            }
-        };
-        let columns = values.len() / rows.max(1);
-        Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
+        expand(&self.frozen()?)
     }
 }
 
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    Ok(tensor.flatten_all()?.to_vec1()?)
-}
-
-fn greatest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |most, x| x.abs().max(most))
+/// A matrix `[rows, columns]` in bfloat16.
+pub(crate) fn expand(matrix: &Frozen) -> Result<Tensor> {
+    let (rows, columns) = matrix.dims();
+    let mut out = vec![bf16::ZERO; rows * columns];
+    out.par_chunks_mut(columns.max(1))
+        .enumerate()
+        .for_each_init(
+            || vec![0.0; columns],
+            |row, (i, out)| {
+                matrix.copy_row(i, row);
+                out.iter_mut()
+                    .zip(row.iter())
+                    .for_each(|(to, from)| *to = bf16::from_f32(*from));
+            },
+        );
+    Ok(Tensor::from_vec(out, (rows, columns), &Device::Cpu)?)
 }
 
 /// A scale by which the greatest magnitude becomes `limit`; 1 for zeros.
 fn scale_of(values: &[f32], limit: f32) -> f32 {
-    match greatest(values) / limit {
+    let greatest = values.iter().fold(0.0f32, |most, x| x.abs().max(most));
+    match greatest / limit {
         scale if scale > 0.0 => scale,
         _ => 1.0,
     }
 }
 
-fn int8(values: &[f32], shape: (usize, usize)) -> Result<Quantized> {
-    let rows = values.par_chunks(shape.1);
-    let scale: Vec<f32> = rows.clone().map(|row| scale_of(row, 127.0)).collect();
-    let data = rows.zip(&scale).flat_map_iter(|(row, scale)| {
-        row.iter()
-            .map(move |x| ((x / scale).round().clamp(-127.0, 127.0) + 128.0) as u8)
-    });
-    Ok(Quantized {
-        data: Tensor::from_vec(data.collect::<Vec<u8>>(), shape, &Device::Cpu)?,
-        scale: Tensor::new(scale, &Device::Cpu)?,
-    })
-}
-
-fn fp8(weight: &Tensor, values: &[f32], shape: (usize, usize)) -> Result<Quantized> {
-    let rows = values.par_chunks(shape.1);
-    let scale: Vec<f32> = rows.map(|row| scale_of(row, FP8_MAX)).collect();
-    let scale = Tensor::new(scale, &Device::Cpu)?;
-    let scaled = weight
-        .to_dtype(DType::F32)?
-        .broadcast_div(&scale.unsqueeze(1)?)?;
-    Ok(Quantized {
-        data: scaled.to_dtype(DType::F8E4M3)?,
-        scale,
-    })
-}
-
-fn q4(values: &[f32], shape: (usize, usize)) -> Result<Quantized> {
-    let packed: Vec<(Vec<u8>, Vec<bf16>)> = values.par_chunks(shape.1).map(q4_row).collect();
-    let blocks = shape.1.div_ceil(BLOCK);
-    let (data, scale): (Vec<_>, Vec<_>) = packed.into_iter().unzip();
-    Ok(Quantized {
-        data: Tensor::from_vec(data.concat(), (shape.0, shape.1 / 2), &Device::Cpu)?,
-        scale: Tensor::from_vec(scale.concat(), (shape.0, blocks), &Device::Cpu)?,
-    })
-}
-
-fn q4_row(row: &[f32]) -> (Vec<u8>, Vec<bf16>) {
-    let mut packed = Vec::with_capacity(row.len() / 2);
-    let mut scales = Vec::with_capacity(row.len().div_ceil(BLOCK));
-    for block in row.chunks(BLOCK) {
-        let scale = bf16::from_f32(scale_of(block, 7.0));
-        // What the scale is rounded to is what the numbers are divided by.
-        let nibble = |x: f32| ((x / scale.to_f32()).round().clamp(-8.0, 7.0) + 8.0) as u8;
-        packed.extend(
-            block
-                .chunks_exact(2)
-                .map(|two| nibble(two[0]) | nibble(two[1]) << 4),
-        );
-        scales.push(scale);
+/// The squared lengths of the difference and of the numbers, for `stored` numbers of one scale.
+fn squares(values: &[f32], stored: impl Iterator<Item = f32>, scale: f32) -> [f64; 2] {
+    let mut sums = [0.0; 2];
+    for (x, number) in values.iter().zip(stored) {
+        let kept = bf16::from_f32(number * scale).to_f32();
+        sums[0] += f64::from(x - kept).powi(2);
+        sums[1] += f64::from(*x).powi(2);
     }
-    (packed, scales)
+    sums
 }
 
-fn by_row<T: Copy + Sync>(
-    data: &[T],
-    scale: &[f32],
-    columns: usize,
-    number: impl Fn(T) -> f32 + Sync,
-) -> Vec<bf16> {
-    let rows = data.par_chunks(columns.max(1)).zip(scale);
-    let rows = rows.flat_map_iter(|(row, scale)| {
-        let number = &number;
-        row.iter().map(move |&x| bf16::from_f32(number(x) * scale))
-    });
-    rows.collect()
+fn int8_row(values: &[f32], bytes: &mut [u8], scale: &mut f32) -> [f64; 2] {
+    *scale = scale_of(values, 127.0);
+    for (x, byte) in values.iter().zip(bytes.iter_mut()) {
+        *byte = ((x / *scale).round().clamp(-127.0, 127.0) + 128.0) as u8;
+    }
+    squares(values, bytes.iter().map(|&b| f32::from(b) - 128.0), *scale)
 }
 
-fn unpack4(data: &[u8], scale: &[f32], columns: usize) -> Vec<bf16> {
-    let blocks = (2 * columns).div_ceil(BLOCK);
-    let rows = data
-        .par_chunks(columns.max(1))
-        .zip(scale.par_chunks(blocks.max(1)));
-    let rows = rows.flat_map_iter(|(row, scales)| {
-        row.iter().enumerate().flat_map(move |(i, byte)| {
-            let scale = scales[2 * i / BLOCK];
-            let number = |nibble: u8| bf16::from_f32((f32::from(nibble) - 8.0) * scale);
-            [number(byte & 15), number(byte >> 4)]
-        })
-    });
-    rows.collect()
+fn fp8_row(values: &[f32], bytes: &mut [u8], scale: &mut f32) -> [f64; 2] {
+    *scale = scale_of(values, float8::MAX);
+    for (x, byte) in values.iter().zip(bytes.iter_mut()) {
+        *byte = float8::encode(x / *scale);
+    }
+    squares(values, bytes.iter().map(|&b| float8::decode(b)), *scale)
+}
+
+fn q4_block(values: &[f32], bytes: &mut [u8], scale: &mut f32) -> [f64; 2] {
+    // What the scale is rounded to is what the numbers are divided by.
+    *scale = bf16::from_f32(scale_of(values, 7.0)).to_f32();
+    let divisor = *scale;
+    let nibble = |x: f32| ((x / divisor).round().clamp(-8.0, 7.0) + 8.0) as u8;
+    for (two, byte) in values.chunks_exact(2).zip(bytes.iter_mut()) {
+        *byte = nibble(two[0]) | nibble(two[1]) << 4;
+    }
+    let numbers = bytes.iter().flat_map(|b| [b & 15, b >> 4]);
+    squares(values, numbers.map(|n| f32::from(n) - 8.0), divisor)
 }
 
 #[cfg(test)]
@@ -222,13 +258,19 @@ mod tests {
 
     fn error(quant: Quant, columns: usize) -> f64 {
         let weight = Tensor::randn(0f32, 0.02, (64, columns), &Device::Cpu).unwrap();
-        let back = quant.quantize(&weight).unwrap().dequantize().unwrap();
+        let (quantized, told) = with_numbers(&weight, |numbers| {
+            quant.quantize_frozen(&Frozen::new(numbers, 64, columns)?)
+        })
+        .unwrap();
+        let back = quantized.dequantize().unwrap();
         let back = back.to_dtype(DType::F32).unwrap();
         let norm = |x: &Tensor| {
             let x = x.sqr().unwrap().sum_all().unwrap();
             f64::from(x.to_scalar::<f32>().unwrap()).sqrt()
         };
-        norm(&(&weight - back).unwrap()) / norm(&weight)
+        let found = norm(&(&weight - back).unwrap()) / norm(&weight);
+        assert!((found - told).abs() < 1e-5, "{found} against {told}");
+        found
     }
 
     #[test]

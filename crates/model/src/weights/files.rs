@@ -11,28 +11,31 @@ use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
+use super::stored::scale_name;
 use crate::error::{ModelError, Result};
-use crate::quant::Quantized;
 
 /// Memory-mapped safetensors files; a tensor is copied when it is asked for.
 pub struct WeightFiles {
-    shards: Vec<Shard>,
+    pub(super) shards: Vec<Shard>,
     /// Tensor -> index of its shard.
-    routes: HashMap<String, usize>,
+    pub(super) routes: HashMap<String, usize>,
     /// Matrices in fewer bits -> where their scales are.
-    scales: HashMap<String, Scale>,
+    pub(super) scales: HashMap<String, Scale>,
 }
 
+/// Copying a tensor of so many bytes gives its pages back.
+const WORTH_RELEASING: u64 = 1 << 20;
+
 /// Of a matrix in fewer bits.
-struct Scale {
+pub(super) struct Scale {
     /// Index of the shard that holds its scales.
-    shard: usize,
+    pub(super) shard: usize,
     /// The matrix's own shape, however it is packed.
     shape: Vec<usize>,
 }
 
 /// The bytes of one file.
-enum Bytes {
+pub(super) enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
 }
@@ -48,12 +51,12 @@ impl std::ops::Deref for Bytes {
     }
 }
 
-struct Shard {
-    path: PathBuf,
-    map: Bytes,
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
+    pub(super) map: Bytes,
     /// Bytes before the tensors.
     header: usize,
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
 }
 
 #[derive(Deserialize)]
@@ -107,7 +110,7 @@ impl WeightFiles {
     fn part_scales(&mut self) {
         for name in self.names() {
             let packed = matches!(self.dtype(&name), Some(Dtype::U8 | Dtype::F8_E4M3));
-            let scale_name = format!("{name}.scale");
+            let scale_name = scale_name(&name);
             let (Some(shape), Some(scale)) = (self.shape(&name), self.shape(&scale_name)) else {
                 continue;
             };
@@ -150,9 +153,7 @@ impl WeightFiles {
 
     /// A tensor's bytes where they lie in the file: row-major, little-endian.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        let shard = &self.shards[*self.routes.get(name)?];
-        let (start, end) = shard.metadata.info(name)?.data_offsets;
-        shard.map.get(shard.header + start..shard.header + end)
+        self.shards[*self.routes.get(name)?].part(name)
     }
 
     /// A value of the header of the first file that has it.
@@ -179,14 +180,15 @@ impl WeightFiles {
     pub fn load(&self, name: &str, device: &Device) -> Result<Tensor> {
         let missing = || ModelError::Missing(name.to_string());
         let shard = *self.routes.get(name).ok_or_else(missing)?;
-        let Some(scale) = self.scales.get(name) else {
-            return self.shards[shard].load(name, device);
+        let tensor = match self.scales.contains_key(name) {
+            false => self.shards[shard].load(name, device)?,
+            true => self.expanded(name)?.to_device(device)?,
         };
-        let small = Quantized {
-            data: self.shards[shard].load(name, &Device::Cpu)?,
-            scale: self.shards[scale.shard].load(&format!("{name}.scale"), &Device::Cpu)?,
-        };
-        Ok(small.dequantize()?.to_device(device)?)
+        // What was copied is not needed twice in memory.
+        if self.stored_bytes(name) >= WORTH_RELEASING {
+            self.release(name);
+        }
+        Ok(tensor)
     }
 }
 
@@ -210,6 +212,17 @@ impl Shard {
             header: length + 8,
             metadata,
         })
+    }
+
+    /// Where a tensor's bytes lie in the file.
+    pub(super) fn range(&self, name: &str) -> Option<std::ops::Range<usize>> {
+        let (start, end) = self.metadata.info(name)?.data_offsets;
+        Some(self.header + start..self.header + end)
+    }
+
+    /// A tensor's bytes.
+    pub(super) fn part(&self, name: &str) -> Option<&[u8]> {
+        self.map.get(self.range(name)?)
     }
 
     fn load(&self, name: &str, device: &Device) -> Result<Tensor> {

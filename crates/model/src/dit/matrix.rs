@@ -1,0 +1,178 @@
+//! The matrix of a linear map, wherever its numbers are.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use gallop_kernels::{Frozen, Precision, Segments, linear, linear_frozen};
+
+use crate::error::{ModelError, Result};
+use crate::numbers::{finite, with_numbers};
+use crate::quant::{MIN_SIDE, Quant, Quantized, expand};
+use crate::weights::{Init, MappedMatrix, Weights};
+
+/// What is done to matrices when they are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// Nothing: they are used as they are stored.
+    #[default]
+    Stored,
+    /// Those of f32 are rounded to bf16. Products of bf16 inputs stay the same.
+    Bf16,
+    /// The large ones of inner layers are put in fewer bits, if they are not; those of f32 are rounded to bf16.
+    Fewer(Quant),
+}
+
+/// The matrix of a linear map, the groups of a segmented one stacked along the rows.
+#[derive(Clone)]
+pub(super) enum Matrix {
+    /// In memory; it can be trained.
+    Tensor(Tensor),
+    /// Used where it lies in mapped files.
+    Mapped(MappedMatrix),
+    /// In memory, in fewer bits.
+    Small(Arc<Quantized>),
+}
+
+/// How the matrices of one layer are to be had.
+pub(super) struct MatrixSource<'a> {
+    /// Where they are.
+    pub weights: &'a Weights,
+    /// What is done to them, or nothing and as tensors, to be trained.
+    pub form: Option<Form>,
+}
+
+/// What a matrix weighs in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Bytes while it is there.
+    pub kept: u64,
+    /// Bytes beside these while it is made.
+    pub making: u64,
+}
+
+impl Matrix {
+    /// The matrix `name` of such a shape.
+    pub fn new(from: &MatrixSource, shape: (usize, usize), name: &str, init: Init) -> Result<Self> {
+        let Some(form) = from.form else {
+            return Ok(Self::Tensor(from.weights.get(shape, name, init)?));
+        };
+        let Some(mapped) = from.weights.mapped(shape, name)? else {
+            // A matrix that a change is merged into stays as wide as it is: in fewer bits the change would be lost.
+            let tensor = from.weights.get(shape, name, init)?;
+            return Ok(Self::Tensor(narrowed(tensor, form)?));
+        };
+        let made = match target(form, &mapped) {
+            None => return Ok(Self::Mapped(mapped)),
+            Some(Target::Bf16) => Self::Tensor(expand(&mapped.frozen()?)?),
+            Some(Target::Few(quant)) => {
+                Self::Small(Arc::new(quant.quantize_frozen(&mapped.frozen()?)?.0))
+            }
+        };
+        mapped.release();
+        Ok(made)
+    }
+
+    /// What the matrix `name` will weigh.
+    pub fn weight(from: &MatrixSource, shape: (usize, usize), name: &str) -> Result<Weight> {
+        let count = (shape.0 * shape.1) as u64;
+        let form = from.form.unwrap_or_default();
+        let Some(mapped) = from.weights.mapped(shape, name)? else {
+            // The stored numbers and, where a change is merged, its sum.
+            let kept = 2 * count;
+            return Ok(Weight { kept, making: kept });
+        };
+        let stored = mapped.bytes();
+        let kept = match target(form, &mapped) {
+            None => {
+                return Ok(Weight {
+                    kept: stored,
+                    making: 0,
+                });
+            }
+            Some(Target::Bf16) => 2 * count,
+            Some(Target::Few(quant)) => {
+                (shape.0 * (quant.row_bytes(shape.1) + quant.scale_bytes(shape.1))) as u64
+            }
+        };
+        Ok(Weight {
+            kept,
+            making: stored,
+        })
+    }
+
+    /// `x W^T`, each row by the matrix of its group; of `sets` stacked matrices only the first groups may be used.
+    pub fn linear(&self, x: &Tensor, sets: usize, rows: (&Segments, Precision)) -> Result<Tensor> {
+        let (segments, precision) = rows;
+        let frozen = |matrix: Frozen| {
+            let used = matrix.dims().0 / sets * segments.groups().min(sets);
+            linear_frozen(x, &matrix.rows(0..used), segments, precision)
+        };
+        Ok(match self {
+            Self::Mapped(mapped) => frozen(mapped.frozen()?)?,
+            Self::Small(small) => frozen(small.frozen()?)?,
+            Self::Tensor(weight) => {
+                let groups = segments.groups().min(sets);
+                match groups == sets {
+                    true => linear(x, weight, None, segments, precision)?,
+                    false => {
+                        let used = weight.narrow(0, 0, weight.dim(0)? / sets * groups)?;
+                        linear(x, &used, None, segments, precision)?
+                    }
+                }
+            }
+        })
+    }
+
+    /// Reads it from the disk now, if it is there.
+    pub fn fetch(&self) {
+        if let Self::Mapped(mapped) = self {
+            mapped.fetch();
+        }
+    }
+
+    /// Gives back the memory of mapped files.
+    pub fn release(&self) {
+        if let Self::Mapped(mapped) = self {
+            mapped.release();
+        }
+    }
+
+    /// Checks that it holds numbers only.
+    pub fn check_finite(&self, name: &str) -> Result<()> {
+        let fine = match self {
+            Self::Mapped(mapped) => return mapped.check_finite(),
+            Self::Small(small) => finite(&small.numbers()),
+            Self::Tensor(weight) => with_numbers(weight, |numbers| Ok(finite(&numbers)))?,
+        };
+        let why = || format!("the weight `{name}` holds a value that is not finite");
+        fine.then_some(()).ok_or_else(|| ModelError::Config(why()))
+    }
+}
+
+/// What a stored matrix is to become.
+enum Target {
+    Bf16,
+    Few(Quant),
+}
+
+fn target(form: Form, mapped: &MappedMatrix) -> Option<Target> {
+    if mapped.quant().is_some() {
+        return None;
+    }
+    let (rows, columns) = mapped.dims();
+    let wide = mapped.bytes() > (2 * rows * columns) as u64;
+    match form {
+        Form::Stored => None,
+        Form::Fewer(quant) if rows.min(columns) >= MIN_SIDE && quant.takes(columns) => {
+            Some(Target::Few(quant))
+        }
+        Form::Bf16 | Form::Fewer(_) => wide.then_some(Target::Bf16),
+    }
+}
+
+fn narrowed(tensor: Tensor, form: Form) -> Result<Tensor> {
+    Ok(match form {
+        Form::Stored => tensor,
+        Form::Bf16 | Form::Fewer(_) => tensor.to_dtype(candle_core::DType::BF16)?,
+    })
+}
