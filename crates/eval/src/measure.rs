@@ -66,7 +66,7 @@ pub fn measure(
     detectors: &Detectors,
     first: Option<&Frame>,
 ) -> Measures {
-    let seen = Seen::new(clip);
+    let seen = detectors.see(clip);
     let family = prompt.attributes.family.as_str();
     let audio = clip.audio.as_ref();
     Measures {

@@ -5,12 +5,13 @@ use gallop_core::{Clip, PixelSize};
 use crate::plane::{Plane, luma, shrink};
 
 /// Pixels of the longer side of the planes that motion is measured on.
-const LONG_SIDE: usize = 96;
+pub const LONG_SIDE: usize = 128;
 /// What a motion must gain in mean luma difference for each longer side that it moves.
-const COST: f32 = 0.05;
+const COST: f32 = 0.02;
 
 /// A camera's movement between two frames: where a point seen at `p` (fractions of the longer
-/// side from the middle of the picture) was in the frame before is `p * (1 + zoom) + (dx, dy)`.
+/// side from the middle of the picture) was in the frame before is
+/// `p * (1 + zoom) + (dx + lean * p.y, dy)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Motion {
     /// Shift to the right, in longer sides.
@@ -19,13 +20,15 @@ pub struct Motion {
     pub dy: f32,
     /// Relative growth of the source picture; negative when the camera pushes in.
     pub zoom: f32,
+    /// How much more the lower part shifts than the upper: the ground is nearer than what lies behind.
+    pub lean: f32,
 }
 
 impl Motion {
     /// Where `p` was.
     pub fn apply(self, p: [f32; 2]) -> [f32; 2] {
         [
-            p[0] * (1.0 + self.zoom) + self.dx,
+            p[0] * (1.0 + self.zoom) + self.lean * p[1] + self.dx,
             p[1] * (1.0 + self.zoom) + self.dy,
         ]
     }
@@ -37,7 +40,13 @@ impl Motion {
             dx,
             dy,
             zoom: (1.0 + self.zoom) * (1.0 + next.zoom) - 1.0,
+            lean: (1.0 + next.zoom) * self.lean + next.lean * (1.0 + self.zoom),
         }
+    }
+
+    /// The motion's four numbers.
+    pub fn parts(self) -> [f32; 4] {
+        [self.dx, self.dy, self.zoom, self.lean]
     }
 }
 
@@ -54,16 +63,18 @@ pub struct Moving {
 impl Moving {
     /// Shrinks the clip's frames and follows its camera.
     pub fn new(clip: &Clip) -> Self {
-        let rgb: Vec<[Plane; 3]> = clip
-            .frames
-            .iter()
-            .map(|f| shrink(f, small(f.size)))
-            .collect();
+        Self::behind(small_frames(clip), |_, _| true)
+    }
+
+    /// Follows the camera by those pixels of the small frames for which `counts` (frame, place in
+    /// pixels) is true: what moves by itself should not.
+    pub fn behind(rgb: Vec<[Plane; 3]>, counts: impl Fn(usize, [f32; 2]) -> bool) -> Self {
         let grey: Vec<Plane> = rgb.iter().map(luma).collect();
         let mut steps = vec![Motion::default(); rgb.len().min(1)];
-        for pair in grey.windows(2) {
-            let guess = steps.last().copied().unwrap_or_default();
-            steps.push(between(&pair[0], &pair[1], guess));
+        for frame in 1..grey.len() {
+            let guess = steps[frame - 1];
+            let points = Points::new(&grey[frame - 1], &grey[frame], |at| counts(frame, at));
+            steps.push(points.motion(guess));
         }
         let mut to_first: Vec<Motion> = Vec::with_capacity(steps.len());
         for &step in &steps {
@@ -78,6 +89,14 @@ impl Moving {
     }
 }
 
+/// Every frame at the size that motion is measured at.
+pub fn small_frames(clip: &Clip) -> Vec<[Plane; 3]> {
+    clip.frames
+        .iter()
+        .map(|f| shrink(f, small(f.size)))
+        .collect()
+}
+
 /// The size at which motion is measured, of the same ratio as `full`.
 pub fn small(full: PixelSize) -> PixelSize {
     let long = full.width.max(full.height).max(1);
@@ -85,82 +104,110 @@ pub fn small(full: PixelSize) -> PixelSize {
     PixelSize::new(side(full.width), side(full.height))
 }
 
-/// The motion from `now` back to `before`: robust Gauss-Newton on the luma (Lucas & Kanade 1981,
-/// with Tukey's weights so that moving objects do not count), from `guess` and from rest.
-///
-/// Where a featureless background would let a lone object pass for the camera's motion, rest is
-/// preferred: motion must explain what rest does not.
-fn between(before: &Plane, now: &Plane, guess: Motion) -> Motion {
-    let follow = |start: Motion| {
-        let mut motion = start;
-        for scale in [0.25, 0.1, 0.05] {
-            for _ in 0..3 {
-                motion = improve(before, now, motion, scale);
+/// Two frames and the points of the later one that are compared.
+struct Points<'a> {
+    before: &'a Plane,
+    now: &'a Plane,
+    /// Index and place of each point.
+    at: Vec<(usize, [f32; 2])>,
+}
+
+impl<'a> Points<'a> {
+    /// Every second pixel that counts.
+    fn new(before: &'a Plane, now: &'a Plane, counts: impl Fn([f32; 2]) -> bool) -> Self {
+        let size = now.size;
+        let mut at = Vec::with_capacity(now.values.len() / 2);
+        for y in 0..size.height {
+            for x in (y % 2..size.width).step_by(2) {
+                let pixel = [x as f32, y as f32];
+                if counts(pixel) {
+                    at.push((y * size.width + x, place(size, pixel)));
+                }
             }
         }
-        motion
-    };
-    let cost = |m: Motion| misfit(before, now, m) + COST * (m.dx.abs() + m.dy.abs() + m.zoom.abs());
-    [Motion::default(), follow(Motion::default()), follow(guess)]
-        .into_iter()
-        .min_by(|&a, &b| cost(a).total_cmp(&cost(b)))
-        .unwrap_or_default()
-}
+        Self { before, now, at }
+    }
 
-/// Mean absolute difference after the motion, the worst third left out.
-fn misfit(before: &Plane, now: &Plane, motion: Motion) -> f32 {
-    let mut errors: Vec<f32> = Vec::with_capacity(now.values.len() / 4);
-    each_point(now, |i, p| {
-        let [x, y] = pixel(now.size, motion.apply(p));
-        errors.push((before.sample(x, y) - now.values[i]).abs());
-    });
-    errors.sort_by(f32::total_cmp);
-    let kept = (errors.len() * 2 / 3).max(1);
-    errors.iter().take(kept).sum::<f32>() / kept as f32
-}
-
-/// One Gauss-Newton step; differences above `scale` have no weight.
-fn improve(before: &Plane, now: &Plane, motion: Motion, scale: f32) -> Motion {
-    let mut normal = [[0.0f64; 3]; 3];
-    let mut right = [0.0f64; 3];
-    let long = now.size.width.max(now.size.height) as f32;
-    each_point(now, |i, p| {
-        let [x, y] = pixel(now.size, motion.apply(p));
-        if x < 0.0 || y < 0.0 || x > (now.size.width - 1) as f32 || y > (now.size.height - 1) as f32
-        {
-            return;
-        }
-        let error = before.sample(x, y) - now.values[i];
-        let weight = (1.0 - (error / scale).powi(2)).max(0.0).powi(2);
-        let gx = 0.5 * (before.sample(x + 1.0, y) - before.sample(x - 1.0, y)) * long;
-        let gy = 0.5 * (before.sample(x, y + 1.0) - before.sample(x, y - 1.0)) * long;
-        let row = [gx, gy, gx * p[0] + gy * p[1]].map(f64::from);
-        for a in 0..3 {
-            for b in 0..3 {
-                normal[a][b] += f64::from(weight) * row[a] * row[b];
+    /// The motion from `now` back to `before`: robust Gauss-Newton on the luma (Lucas & Kanade
+    /// 1981, with Tukey's weights so that moving objects do not count), from `guess` and from rest.
+    ///
+    /// Where a featureless background would let a lone object pass for the camera's motion, rest
+    /// is preferred: motion must explain what rest does not.
+    fn motion(&self, guess: Motion) -> Motion {
+        let follow = |start: Motion| {
+            let mut motion = start;
+            for scale in [0.25, 0.1, 0.05] {
+                for _ in 0..2 {
+                    motion = self.improve(motion, scale);
+                }
             }
-            right[a] -= f64::from(weight * error) * row[a];
-        }
-    });
-    for (a, row) in normal.iter_mut().enumerate() {
-        row[a] += 1e-3;
+            motion
+        };
+        let cost =
+            |m: Motion| self.misfit(m) + COST * m.parts().iter().map(|v| v.abs()).sum::<f32>();
+        [Motion::default(), follow(Motion::default()), follow(guess)]
+            .into_iter()
+            .min_by(|&a, &b| cost(a).total_cmp(&cost(b)))
+            .unwrap_or_default()
     }
-    let [dx, dy, zoom] = solve3(normal, right).map(|v| v as f32);
-    Motion {
-        dx: (motion.dx + dx).clamp(-0.3, 0.3),
-        dy: (motion.dy + dy).clamp(-0.3, 0.3),
-        zoom: (motion.zoom + zoom).clamp(-0.2, 0.2),
-    }
-}
 
-/// Every second point of the plane, with its index and its place from the middle.
-fn each_point(plane: &Plane, mut visit: impl FnMut(usize, [f32; 2])) {
-    for y in (0..plane.size.height).step_by(2) {
-        for x in (y / 2 % 2..plane.size.width).step_by(2) {
-            visit(
-                y * plane.size.width + x,
-                place(plane.size, [x as f32, y as f32]),
-            );
+    /// Mean absolute difference after the motion, the worst third left out.
+    fn misfit(&self, motion: Motion) -> f32 {
+        let mut errors: Vec<f32> = self
+            .at
+            .iter()
+            .map(|&(i, p)| {
+                let [x, y] = pixel(self.now.size, motion.apply(p));
+                (self.before.sample(x, y) - self.now.values[i]).abs()
+            })
+            .collect();
+        if errors.is_empty() {
+            return 0.0;
+        }
+        let kept = (errors.len() * 2 / 3).max(1);
+        errors.select_nth_unstable_by(kept - 1, f32::total_cmp);
+        errors[..kept].iter().sum::<f32>() / kept as f32
+    }
+
+    /// One Gauss-Newton step; differences above `scale` have no weight.
+    fn improve(&self, motion: Motion, scale: f32) -> Motion {
+        let size = self.now.size;
+        let mut normal = [[0.0f64; 4]; 4];
+        let mut right = [0.0f64; 4];
+        let long = size.width.max(size.height) as f32;
+        for &(i, p) in &self.at {
+            let [x, y] = pixel(size, motion.apply(p));
+            if x < 0.0 || y < 0.0 || x > (size.width - 1) as f32 || y > (size.height - 1) as f32 {
+                continue;
+            }
+            let b = self.before;
+            let error = b.sample(x, y) - self.now.values[i];
+            let weight = (1.0 - (error / scale).powi(2)).max(0.0).powi(2);
+            if weight == 0.0 {
+                continue;
+            }
+            let gx = 0.5 * (b.sample(x + 1.0, y) - b.sample(x - 1.0, y)) * long;
+            let gy = 0.5 * (b.sample(x, y + 1.0) - b.sample(x, y - 1.0)) * long;
+            let row = [gx, gy, gx * p[0] + gy * p[1], gx * p[1]].map(f64::from);
+            for a in 0..4 {
+                for b in a..4 {
+                    normal[a][b] += f64::from(weight) * row[a] * row[b];
+                }
+                right[a] -= f64::from(weight * error) * row[a];
+            }
+        }
+        for a in 0..4 {
+            for b in 0..a {
+                normal[a][b] = normal[b][a];
+            }
+            normal[a][a] += 1e-3;
+        }
+        let by = solve(normal, right).map(|v| v as f32);
+        Motion {
+            dx: (motion.dx + by[0]).clamp(-0.3, 0.3),
+            dy: (motion.dy + by[1]).clamp(-0.3, 0.3),
+            zoom: (motion.zoom + by[2]).clamp(-0.2, 0.2),
+            lean: (motion.lean + by[3]).clamp(-0.2, 0.2),
         }
     }
 }
@@ -183,11 +230,11 @@ pub fn pixel(size: PixelSize, [x, y]: [f32; 2]) -> [f32; 2] {
     ]
 }
 
-/// Solves a symmetric positive definite 3x3 system by elimination.
-fn solve3(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
-    for k in 0..3 {
+/// Solves a symmetric positive definite system by elimination.
+fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [f64; N]) -> [f64; N] {
+    for k in 0..N {
         let pivot = a[k];
-        for row in k + 1..3 {
+        for row in k + 1..N {
             let factor = a[row][k] / pivot[k];
             for (value, above) in a[row].iter_mut().zip(pivot) {
                 *value -= factor * above;
@@ -195,10 +242,11 @@ fn solve3(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
             b[row] -= factor * b[k];
         }
     }
-    let z = b[2] / a[2][2];
-    let y = (b[1] - a[1][2] * z) / a[1][1];
-    let x = (b[0] - a[0][1] * y - a[0][2] * z) / a[0][0];
-    [x, y, z]
+    for k in (0..N).rev() {
+        let known: f64 = (k + 1..N).map(|j| a[k][j] * b[j]).sum();
+        b[k] = (b[k] - known) / a[k][k];
+    }
+    b
 }
 
 #[cfg(test)]
