@@ -61,9 +61,7 @@ impl Seen {
         let rgb = small_frames(clip);
         let found: Vec<Vec<Found>> = (0..rgb.len()).map(|f| finder.find(&rgb, f)).collect();
         let moving = Moving::behind(rgb, |frame, at| {
-            !found[frame]
-                .iter()
-                .any(|f| (0..2).all(|k| (at[k] + 0.5 - f.at[k]).abs() < 1.3 * f.half[k] + 1.0))
+            !found[frame].iter().any(|f| hides(f, at))
         });
         let size = moving.rgb[0][0].size;
         let paths = paths(&found, &moving.to_first, size);
@@ -81,6 +79,12 @@ impl Seen {
             features,
         }
     }
+}
+
+/// Whether a pixel belongs to a thing, or to its shadow or mirror image somewhere beneath.
+fn hides(found: &Found, at: [f32; 2]) -> bool {
+    let [x, y] = [0, 1].map(|k| (at[k] + 0.5 - found.at[k]) / (1.4 * found.half[k] + 1.0));
+    x.abs() < 1.0 && y > -1.0
 }
 
 fn picture(clip: &Clip, moving: &Moving) -> Vec<f32> {

@@ -6,8 +6,10 @@ use crate::plane::{Plane, luma, shrink};
 
 /// Pixels of the longer side of the planes that motion is measured on.
 pub const LONG_SIDE: usize = 128;
-/// What a motion must gain in mean luma difference for each longer side that it moves.
-const COST: f32 = 0.02;
+/// What speaks for rest: as much as so many luma steps a longer side, squared.
+const REST: f64 = 60.0;
+/// Frames that are compared with the same one.
+const KEYS: usize = 8;
 
 /// A camera's movement between two frames: where a point seen at `p` (fractions of the longer
 /// side from the middle of the picture) was in the frame before is
@@ -44,6 +46,19 @@ impl Motion {
         }
     }
 
+    /// The motion from `from` back to `self`, both leading back to the same picture.
+    fn back_from(self, from: Motion) -> Motion {
+        let grow = 1.0 / (1.0 + self.zoom);
+        let (dx, dy) = (from.dx - self.dx, grow * (from.dy - self.dy));
+        let lean = grow * (from.lean - self.lean * (1.0 + from.zoom) * grow);
+        Motion {
+            dx: grow * (dx - self.lean * dy),
+            dy,
+            zoom: (1.0 + from.zoom) * grow - 1.0,
+            lean,
+        }
+    }
+
     /// The motion's four numbers.
     pub fn parts(self) -> [f32; 4] {
         [self.dx, self.dy, self.zoom, self.lean]
@@ -68,19 +83,28 @@ impl Moving {
 
     /// Follows the camera by those pixels of the small frames for which `counts` (frame, place in
     /// pixels) is true: what moves by itself should not.
+    ///
+    /// Every frame is compared with one some frames before it, the same for several, so that slow
+    /// motion shows and errors do not add up.
     pub fn behind(rgb: Vec<[Plane; 3]>, counts: impl Fn(usize, [f32; 2]) -> bool) -> Self {
         let grey: Vec<Plane> = rgb.iter().map(luma).collect();
+        let mut to_first = vec![Motion::default(); rgb.len().min(1)];
+        let (mut key, mut levels) = (0, grey.first().map(Levels::new));
+        let mut guess = Motion::default();
+        for (frame, now) in grey.iter().enumerate().skip(1) {
+            if frame - key > KEYS {
+                key = frame - KEYS / 2;
+                levels = Some(Levels::new(&grey[key]));
+                // Where the last frame is, as seen from the new key.
+                guess = to_first[key].back_from(to_first[frame - 1]);
+            }
+            if let Some(levels) = &levels {
+                guess = levels.follow(now, |at| counts(frame, at) && counts(key, at), guess);
+            }
+            to_first.push(guess.then(to_first[key]));
+        }
         let mut steps = vec![Motion::default(); rgb.len().min(1)];
-        for frame in 1..grey.len() {
-            let guess = steps[frame - 1];
-            let points = Points::new(&grey[frame - 1], &grey[frame], |at| counts(frame, at));
-            steps.push(points.motion(guess));
-        }
-        let mut to_first: Vec<Motion> = Vec::with_capacity(steps.len());
-        for &step in &steps {
-            let all = to_first.last().map_or(step, |&before| step.then(before));
-            to_first.push(all);
-        }
+        steps.extend(to_first.windows(2).map(|w| w[0].back_from(w[1])));
         Self {
             rgb,
             steps,
@@ -104,111 +128,141 @@ pub fn small(full: PixelSize) -> PixelSize {
     PixelSize::new(side(full.width), side(full.height))
 }
 
-/// Two frames and the points of the later one that are compared.
-struct Points<'a> {
-    before: &'a Plane,
-    now: &'a Plane,
-    /// Index and place of each point.
-    at: Vec<(usize, [f32; 2])>,
+/// A frame that others are compared with: blurred and as it is, each with its slopes.
+struct Levels([Slopes; 2]);
+
+/// A plane and its slopes, a longer side.
+struct Slopes {
+    plane: Plane,
+    across: Plane,
+    down: Plane,
 }
 
-impl<'a> Points<'a> {
-    /// Every second pixel that counts.
-    fn new(before: &'a Plane, now: &'a Plane, counts: impl Fn([f32; 2]) -> bool) -> Self {
-        let size = now.size;
-        let mut at = Vec::with_capacity(now.values.len() / 2);
-        for y in 0..size.height {
-            for x in (y % 2..size.width).step_by(2) {
-                let pixel = [x as f32, y as f32];
-                if counts(pixel) {
-                    at.push((y * size.width + x, place(size, pixel)));
-                }
-            }
-        }
-        Self { before, now, at }
-    }
-
-    /// The motion from `now` back to `before`: robust Gauss-Newton on the luma (Lucas & Kanade
-    /// 1981, with Tukey's weights so that moving objects do not count), from `guess` and from rest.
-    ///
-    /// Where a featureless background would let a lone object pass for the camera's motion, rest
-    /// is preferred: motion must explain what rest does not.
-    fn motion(&self, guess: Motion) -> Motion {
-        let follow = |start: Motion| {
-            let mut motion = start;
-            for scale in [0.25, 0.1, 0.05] {
-                for _ in 0..2 {
-                    motion = self.improve(motion, scale);
-                }
-            }
-            motion
-        };
-        let cost =
-            |m: Motion| self.misfit(m) + COST * m.parts().iter().map(|v| v.abs()).sum::<f32>();
-        [Motion::default(), follow(Motion::default()), follow(guess)]
-            .into_iter()
-            .min_by(|&a, &b| cost(a).total_cmp(&cost(b)))
-            .unwrap_or_default()
-    }
-
-    /// Mean absolute difference after the motion, the worst third left out.
-    fn misfit(&self, motion: Motion) -> f32 {
-        let mut errors: Vec<f32> = self
-            .at
-            .iter()
-            .map(|&(i, p)| {
-                let [x, y] = pixel(self.now.size, motion.apply(p));
-                (self.before.sample(x, y) - self.now.values[i]).abs()
-            })
-            .collect();
-        if errors.is_empty() {
-            return 0.0;
-        }
-        let kept = (errors.len() * 2 / 3).max(1);
-        errors.select_nth_unstable_by(kept - 1, f32::total_cmp);
-        errors[..kept].iter().sum::<f32>() / kept as f32
-    }
-
-    /// One Gauss-Newton step; differences above `scale` have no weight.
-    fn improve(&self, motion: Motion, scale: f32) -> Motion {
-        let size = self.now.size;
-        let mut normal = [[0.0f64; 4]; 4];
-        let mut right = [0.0f64; 4];
+impl Slopes {
+    fn new(plane: Plane) -> Self {
+        let size = plane.size;
         let long = size.width.max(size.height) as f32;
-        for &(i, p) in &self.at {
-            let [x, y] = pixel(size, motion.apply(p));
-            if x < 0.0 || y < 0.0 || x > (size.width - 1) as f32 || y > (size.height - 1) as f32 {
-                continue;
-            }
-            let b = self.before;
-            let error = b.sample(x, y) - self.now.values[i];
-            let weight = (1.0 - (error / scale).powi(2)).max(0.0).powi(2);
-            if weight == 0.0 {
-                continue;
-            }
-            let gx = 0.5 * (b.sample(x + 1.0, y) - b.sample(x - 1.0, y)) * long;
-            let gy = 0.5 * (b.sample(x, y + 1.0) - b.sample(x, y - 1.0)) * long;
-            let row = [gx, gy, gx * p[0] + gy * p[1], gx * p[1]].map(f64::from);
-            for a in 0..4 {
-                for b in a..4 {
-                    normal[a][b] += f64::from(weight) * row[a] * row[b];
-                }
-                right[a] -= f64::from(weight * error) * row[a];
+        let slope = |dx: usize, dy: usize| {
+            let values = (0..plane.values.len()).map(|i| {
+                let (x, y) = (i % size.width, i / size.width);
+                let at = |x: usize, y: usize| {
+                    plane.values[y.min(size.height - 1) * size.width + x.min(size.width - 1)]
+                };
+                let before = at(x.saturating_sub(dx), y.saturating_sub(dy));
+                0.5 * long * (at(x + dx, y + dy) - before)
+            });
+            let values = values.collect();
+            Plane { size, values }
+        };
+        Self {
+            across: slope(1, 0),
+            down: slope(0, 1),
+            plane,
+        }
+    }
+}
+
+impl Levels {
+    fn new(key: &Plane) -> Self {
+        Self([Slopes::new(blurred(key)), Slopes::new(key.clone())])
+    }
+
+    /// The motion from `now` back to the key: robust Gauss-Newton on the luma (Lucas & Kanade
+    /// 1981, with Tukey's weights), coarse to fine, from `guess`.
+    fn follow(&self, now: &Plane, counts: impl Fn([f32; 2]) -> bool, guess: Motion) -> Motion {
+        let points = points(now.size, counts);
+        let soft = blurred(now);
+        let mut motion = guess;
+        for (apart, scale) in [(3, 0.3), (3, 0.2), (3, 0.1)] {
+            motion = improve(&self.0[0], &soft, (&points, apart), (motion, scale));
+        }
+        for scale in [0.15, 0.1, 0.06] {
+            motion = improve(&self.0[1], now, (&points, 1), (motion, scale));
+        }
+        motion
+    }
+}
+
+/// The mean of the pixels up to two away.
+fn blurred(plane: &Plane) -> Plane {
+    let (w, h) = (plane.size.width, plane.size.height);
+    let run = |values: &[f32], count: usize, lines: usize, (step, line): (usize, usize)| {
+        let mut out = vec![0.0; values.len()];
+        for l in 0..lines {
+            for i in 0..count {
+                let near = i.saturating_sub(2)..(i + 3).min(count);
+                let n = near.len() as f32;
+                let sum: f32 = near.map(|k| values[l * line + k * step]).sum();
+                out[l * line + i * step] = sum / n;
             }
         }
+        out
+    };
+    let rows = run(&plane.values, w, h, (1, w));
+    Plane {
+        size: plane.size,
+        values: run(&rows, h, w, (w, 1)),
+    }
+}
+
+/// Index and place of every second pixel that counts.
+fn points(size: PixelSize, counts: impl Fn([f32; 2]) -> bool) -> Vec<(usize, [f32; 2])> {
+    let mut at = Vec::with_capacity(size.width * size.height / 2);
+    for y in 0..size.height {
+        for x in (y % 2..size.width).step_by(2) {
+            let pixel = [x as f32, y as f32];
+            if counts(pixel) {
+                at.push((y * size.width + x, place(size, pixel)));
+            }
+        }
+    }
+    at
+}
+
+/// One Gauss-Newton step by every `apart`th point; differences above `scale` have no weight.
+fn improve(
+    key: &Slopes,
+    now: &Plane,
+    (points, apart): (&[(usize, [f32; 2])], usize),
+    (motion, scale): (Motion, f32),
+) -> Motion {
+    let size = now.size;
+    let edge = [size.width, size.height].map(|s| (s - 1) as f32);
+    let mut normal = [[0.0f64; 4]; 4];
+    let mut right = [0.0f64; 4];
+    for &(i, p) in points.iter().step_by(apart) {
+        let [x, y] = pixel(size, motion.apply(p));
+        if x < 0.0 || y < 0.0 || x > edge[0] || y > edge[1] {
+            continue;
+        }
+        let error = key.plane.sample(x, y) - now.values[i];
+        let weight = (1.0 - (error / scale).powi(2)).max(0.0).powi(2);
+        if weight == 0.0 {
+            continue;
+        }
+        let (gx, gy) = (key.across.sample(x, y), key.down.sample(x, y));
+        let row = [gx, gy, gx * p[0] + gy * p[1], gx * p[1]];
         for a in 0..4 {
-            for b in 0..a {
-                normal[a][b] = normal[b][a];
+            for b in a..4 {
+                normal[a][b] += f64::from(weight * row[a] * row[b]);
             }
-            normal[a][a] += 1e-3;
+            right[a] -= f64::from(weight * error * row[a]);
         }
-        let by = solve(normal, right).map(|v| v as f32);
-        Motion {
-            dx: (motion.dx + by[0]).clamp(-0.3, 0.3),
-            dy: (motion.dy + by[1]).clamp(-0.3, 0.3),
-            zoom: (motion.zoom + by[2]).clamp(-0.2, 0.2),
-            lean: (motion.lean + by[3]).clamp(-0.2, 0.2),
+    }
+    for a in 0..4 {
+        for b in 0..a {
+            normal[a][b] = normal[b][a];
         }
+        // Where a featureless picture says nothing, rest.
+        normal[a][a] += REST;
+        right[a] -= REST * f64::from(motion.parts()[a]);
+    }
+    let by = solve(normal, right).map(|v| v as f32);
+    Motion {
+        dx: (motion.dx + by[0]).clamp(-0.4, 0.4),
+        dy: (motion.dy + by[1]).clamp(-0.4, 0.4),
+        zoom: (motion.zoom + by[2]).clamp(-0.3, 0.3),
+        lean: (motion.lean + by[3]).clamp(-0.3, 0.3),
     }
 }
 
@@ -253,6 +307,27 @@ fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [f64; N]) -> [f64; N] {
 mod tests {
     use super::*;
     use gallop_core::Frame;
+
+    #[test]
+    fn motions_are_undone() {
+        let a = Motion {
+            dx: 0.1,
+            dy: -0.05,
+            zoom: 0.2,
+            lean: 0.07,
+        };
+        let b = Motion {
+            dx: -0.03,
+            dy: 0.08,
+            zoom: -0.1,
+            lean: 0.02,
+        };
+        // b, seen from a, and then a: b again.
+        let again = a.back_from(b).then(a);
+        for (x, y) in again.parts().iter().zip(b.parts()) {
+            assert!((x - y).abs() < 1e-6, "{again:?}");
+        }
+    }
 
     /// A smooth pattern seen by a camera at (`x`, `y`) with magnification `m`.
     fn seen(x: f32, y: f32, m: f32) -> Frame {

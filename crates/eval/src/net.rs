@@ -304,7 +304,7 @@ fn backward(
     product(
         &mut d_columns,
         (depth, layer.outputs, area),
-        (weights, 1, depth as isize),
+        (&weights[..layer.outputs * depth], 1, depth as isize),
         (d_out, area as isize, 1),
     );
     let mut d_in = vec![0.0; input.values.len()];
