@@ -107,6 +107,22 @@ impl Detectors {
         Ok(detectors)
     }
 
+    /// A number that differs for other detectors (FNV-1a of their bytes).
+    pub fn identity(&self) -> u64 {
+        let bytes = self.to_bytes().unwrap_or_default();
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &b| {
+            (hash ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    /// The detectors inside this library.
+    ///
+    /// # Errors
+    /// Never in a library that passed its tests.
+    pub fn embedded() -> Result<Self, EvalError> {
+        Self::from_bytes(include_bytes!("../assets/detectors.safetensors"), "detectors")
+    }
+
     /// Detectors from a file.
     ///
     /// # Errors

@@ -18,6 +18,9 @@ pub struct Row {
     pub impacts: usize,
     /// Share of the impacts that have a sound within 200 ms.
     pub matched: Option<f64>,
+    /// The same share for sounds shifted in time: what is matched by chance.
+    #[serde(default)]
+    pub matched_by_chance: Option<f64>,
     /// Median of |onset - impact| over those, in milliseconds.
     pub offset_median_ms: Option<f64>,
     /// 95th percentile of the same.
@@ -64,6 +67,8 @@ impl Row {
             clips: measures.len(),
             impacts,
             matched: (impacts > 0).then(|| offsets.len() as f64 / impacts as f64),
+            matched_by_chance: (impacts > 0)
+                .then(|| syncs.iter().map(|s| s.chance).sum::<f64>() / impacts as f64),
             offset_median_ms: quantile(&offsets, 0.5),
             offset_p95_ms: quantile(&offsets, 0.95),
             accuracy,
@@ -72,7 +77,7 @@ impl Row {
             lips: mean(measures.iter().filter_map(|m| Some(m.lips?.correlation))),
             lips_lag_ms: quantile(&lags, 0.5),
             seconds: mean(measures.iter().filter_map(|m| m.seconds)),
-            peak_mib: None,
+            peak_mib: measures.iter().filter_map(|m| m.peak_mib).reduce(f64::max),
         }
     }
 }
@@ -112,6 +117,9 @@ pub fn table(rows: &[Row]) -> String {
     });
     line("impacts with a sound within 200 ms", &|r| {
         r.matched.map(percent)
+    });
+    line("the same by chance (sound shifted in time)", &|r| {
+        r.matched_by_chance.map(percent)
     });
     line("onset to impact, median", &|r| {
         r.offset_median_ms.map(|v| format!("{v:.0} ms"))
@@ -169,6 +177,7 @@ mod tests {
             .into(),
             sync: Some(Sync {
                 impacts: 2,
+                chance: 0.5,
                 offsets_ms: offsets.to_vec(),
             }),
             ..Measures::default()
@@ -179,6 +188,7 @@ mod tests {
         );
         assert_eq!(row.accuracy["colour"], (1, 2));
         assert_eq!(row.matched, Some(0.75));
+        assert_eq!(row.matched_by_chance, Some(0.25));
         assert_eq!(
             (row.offset_median_ms, row.offset_p95_ms),
             (Some(20.0), Some(30.0))
