@@ -168,9 +168,11 @@ pub enum Preset {
 
 /// `gallop eval`.
 #[derive(Debug, Args)]
-#[command(after_help = "Stopped with Ctrl-C or otherwise, the same command goes on from what is measured already.
+#[command(
+    after_help = "Stopped with Ctrl-C or otherwise, the same command goes on from what is measured already.
 
-The folder gets clips.jsonl (a line a clip, as it is measured), the clips, report.json and report.md.")]
+The folder gets clips.jsonl (a line a clip, as it is measured), the clips, report.json and report.md."
+)]
 pub struct Eval {
     /// A folder with a model's weights [default: foal, which is inside this program]
     #[arg(short, long, value_name = "DIR")]

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use gallop_core::{Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError};
+use gallop_core::{
+    Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
+};
 use gallop_engine::{EngineError, Foal, generate, reconstruct};
 use gallop_eval::{Detectors, Effort, Measures, Row, measure, table};
 use gallop_media::ClipWriter;
@@ -155,7 +157,11 @@ fn looks(args: &Eval, detectors: &Detectors) -> Result<Vec<Look>> {
         let what = format!("--look {unknown}: the detectors know {}", known.join(", "));
         return Err(UserError::new(what, "choose among these").into());
     }
-    known_looks(if args.look.is_empty() { known } else { &args.look })
+    known_looks(if args.look.is_empty() {
+        known
+    } else {
+        &args.look
+    })
 }
 
 fn known_looks(names: &[String]) -> Result<Vec<Look>> {

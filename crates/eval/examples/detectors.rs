@@ -53,24 +53,70 @@ fn main() -> Outcome<()> {
         }
     };
     println!("finder: {:.0} s", start.elapsed().as_secs_f64());
-    let train = watch(&folder.join("train.json"), &world, (7_000_000_000, clips), &finder)?;
+    let train = watch(
+        &folder.join("train.json"),
+        &world,
+        (7_000_000_000, clips),
+        &finder,
+    )?;
     let held_out = WorldConfig {
         split: Split::Heldout,
         sizes: vec![PixelSize::new(128, 80)],
         ..world.clone()
     };
-    let tests = watch(&folder.join("test.json"), &held_out, (9_000_000_000, clips / 4), &finder)?;
+    let tests = watch(
+        &folder.join("test.json"),
+        &held_out,
+        (9_000_000_000, clips / 4),
+        &finder,
+    )?;
     println!("watched: {:.0} s", start.elapsed().as_secs_f64());
-    let detectors = Detectors::of(finder, &train, effort.rounds, |done| {
-        println!("{done} of 3: {:.0} s", start.elapsed().as_secs_f64());
-    })?;
+    let path = folder.join("detectors.safetensors");
+    let detectors = if path.exists() {
+        Detectors::open(&path)?
+    } else {
+        Detectors::of(finder, &train, effort.rounds, |done| {
+            println!("{done} of 3: {:.0} s", start.elapsed().as_secs_f64());
+        })?
+    };
+    fs::write(&path, detectors.to_bytes()?)?;
     for (what, clips) in [("train", &train), ("test", &tests)] {
         for (attribute, (right, all)) in detectors.tried(clips) {
-            println!("{what} {attribute}: {:.1}% of {all}", 100.0 * right as f64 / all as f64);
+            println!(
+                "{what} {attribute}: {:.1}% of {all}",
+                100.0 * right as f64 / all as f64
+            );
         }
     }
-    fs::write(folder.join("detectors.safetensors"), detectors.to_bytes()?)?;
+    for clip in &tests {
+        mistakes(clip, &detectors);
+    }
     Ok(())
+}
+
+/// Says what of a clip is named wrong.
+fn mistakes(clip: &Watched, detectors: &Detectors) {
+    let a = &clip.attributes;
+    for attribute in gallop_eval::ATTRIBUTES {
+        let want = gallop_eval::label(a, attribute);
+        let got = detectors.name(attribute, &clip.features);
+        if want != got {
+            println!(
+                "{attribute}: {} for {}: {} {} {:?} {:?} {:?} {} {} {} {:?}",
+                got.unwrap_or_default(),
+                want.unwrap_or_default(),
+                a.count,
+                a.subject,
+                a.size,
+                a.look,
+                a.weather,
+                a.place,
+                a.floor.as_deref().unwrap_or_default(),
+                a.camera.key(),
+                a.time_of_day,
+            );
+        }
+    }
 }
 
 /// Renders and watches clips, or reads what was seen of them before.
@@ -85,7 +131,9 @@ fn watch(
     }
     let all: Result<Vec<Watched>, _> = (0..n)
         .into_par_iter()
-        .map(|i| Ok::<_, gallop_world::WorldError>(Watched::new(&world.render(from + i as u64)?, finder)))
+        .map(|i| {
+            Ok::<_, gallop_world::WorldError>(Watched::new(&world.render(from + i as u64)?, finder))
+        })
         .collect();
     let all = all?;
     fs::write(path, serde_json::to_vec(&all)?)?;

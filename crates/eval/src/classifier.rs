@@ -128,10 +128,7 @@ impl Classifier {
 
     /// The class that fits best.
     pub fn name(&self, features: &[f32]) -> &str {
-        let scores = self
-            .net
-            .run(Map::column(self.scale.apply(features)))
-            .values;
+        let scores = self.net.run(Map::column(self.scale.apply(features))).values;
         &self.classes[best(&scores)]
     }
 }
@@ -169,6 +166,13 @@ mod tests {
         let right = features.iter().zip(&labels);
         let right = right.filter(|(f, l)| classifier.name(f) == l.as_str());
         assert!(right.count() >= 190);
-        assert_eq!(classifier, Classifier::learn(&rings(300, &mut Noise::new(8)).0, &rings(300, &mut Noise::new(8)).1, 30));
+        assert_eq!(
+            classifier,
+            Classifier::learn(
+                &rings(300, &mut Noise::new(8)).0,
+                &rings(300, &mut Noise::new(8)).1,
+                30
+            )
+        );
     }
 }

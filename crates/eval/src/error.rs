@@ -20,7 +20,9 @@ pub enum EvalError {
         source: std::io::Error,
     },
     /// Not a file of detectors, or one of another release.
-    #[error("`{name}` does not hold detectors of this release ({what}); make it anew with `gallop eval --fit FILE`")]
+    #[error(
+        "`{name}` does not hold detectors of this release ({what}); make it anew with `gallop eval --fit FILE`"
+    )]
     Format {
         /// The file.
         name: String,

@@ -60,14 +60,15 @@ impl Seen {
     pub fn new(clip: &Clip, finder: &Finder) -> Self {
         let rgb = small_frames(clip);
         let found: Vec<Vec<Found>> = (0..rgb.len()).map(|f| finder.find(&rgb, f)).collect();
-        let moving = Moving::behind(rgb, |frame, at| {
-            !found[frame].iter().any(|f| hides(f, at))
-        });
+        let moving = Moving::behind(rgb, |frame, at| !found[frame].iter().any(|f| hides(f, at)));
         let size = moving.rgb[0][0].size;
         let paths = paths(&found, &moving.to_first, size);
         let features = Features {
             picture: picture(clip, &moving),
-            motion: camera(&moving).into_iter().chain(ways(&moving, &paths)).collect(),
+            motion: camera(&moving)
+                .into_iter()
+                .chain(ways(&moving, &paths))
+                .collect(),
             number: number(&found, &paths),
             timbre: timbre(clip.audio.as_ref()),
             light: light(clip),

@@ -120,7 +120,10 @@ impl Detectors {
     /// # Errors
     /// Never in a library that passed its tests.
     pub fn embedded() -> Result<Self, EvalError> {
-        Self::from_bytes(include_bytes!("../assets/detectors.safetensors"), "detectors")
+        Self::from_bytes(
+            include_bytes!("../assets/detectors.safetensors"),
+            "detectors",
+        )
     }
 
     /// Detectors from a file.
@@ -144,7 +147,10 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn values(&self, tensor: &str) -> Result<Vec<f32>, EvalError> {
-        let view = self.tensors.tensor(tensor).map_err(|e| wrong(self.name, e))?;
+        let view = self
+            .tensors
+            .tensor(tensor)
+            .map_err(|e| wrong(self.name, e))?;
         if view.dtype() != Dtype::F16 {
             return Err(wrong(self.name, format!("`{tensor}` is not F16")));
         }

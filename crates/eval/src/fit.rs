@@ -350,7 +350,11 @@ fn subject_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
 
 /// Learns colours from the things whose colour is known.
 fn colour_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
-    let classes = sorted(watched.iter().flat_map(|w| w.colours.iter().flatten().cloned()));
+    let classes = sorted(
+        watched
+            .iter()
+            .flat_map(|w| w.colours.iter().flatten().cloned()),
+    );
     if classes.len() < 2 {
         return None;
     }

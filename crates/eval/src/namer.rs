@@ -74,7 +74,8 @@ pub fn cut_out(frame: &Frame, at: [f32; 2], half: [f32; 2]) -> Vec<u8> {
         for column in 0..SIDE {
             let mut sum = [0.0f32; 3];
             for k in 0..fine * fine {
-                let within = |i: usize, k: usize| (i as f32 + (k as f32 + 0.5) / fine as f32) * step;
+                let within =
+                    |i: usize, k: usize| (i as f32 + (k as f32 + 0.5) / fine as f32) * step;
                 let x = at[0] - reach + within(column, k % fine) - 0.5;
                 let y = at[1] - reach + within(row, k / fine) - 0.5;
                 let colour = between(frame, (x, y), (w, h));
@@ -241,9 +242,7 @@ impl Namer {
         if noise.uniform() < deaf {
             around.fill(0.0);
         }
-        around
-            .iter_mut()
-            .for_each(|v| *v += 0.1 * noise.gaussian());
+        around.iter_mut().for_each(|v| *v += 0.1 * noise.gaussian());
         looks.extend(around);
         let decided = self.head.trace(Map::column(looks));
         let mut d = softmax(&decided.out.values);

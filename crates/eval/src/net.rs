@@ -218,11 +218,7 @@ impl Net {
     /// # Panics
     /// If `gradients` is not as long as the weights.
     pub fn back(&self, trace: &Trace, mut d_out: Vec<f32>, gradients: &mut [f32]) -> Vec<f32> {
-        assert_eq!(
-            gradients.len(),
-            self.weights.len(),
-            "one gradient a weight"
-        );
+        assert_eq!(gradients.len(), self.weights.len(), "one gradient a weight");
         let mut to = self.weights.len();
         for (i, layer) in self.layers.iter().enumerate().rev() {
             let span = to - layer.len()..to;
@@ -348,12 +344,17 @@ fn each_tap(
         );
         // Columns whose tap falls inside the picture.
         let first = pad.saturating_sub(dx).div_ceil(layer.stride);
-        let last = ((w + pad).saturating_sub(dx)).div_ceil(layer.stride).min(cols);
+        let last = ((w + pad).saturating_sub(dx))
+            .div_ceil(layer.stride)
+            .min(cols);
         if first >= last {
             continue;
         }
         for row in 0..rows {
-            let Some(y) = (row * layer.stride + dy).checked_sub(pad).filter(|y| *y < h) else {
+            let Some(y) = (row * layer.stride + dy)
+                .checked_sub(pad)
+                .filter(|y| *y < h)
+            else {
                 continue;
             };
             let to = tap * rows * cols + row * cols;
@@ -425,7 +426,8 @@ impl Adam {
         self.done += 1;
         let progress = self.done as f32 / self.steps as f32;
         let warm = (self.done as f32 / (0.05 * self.steps as f32)).min(1.0);
-        let rate = self.rate * warm * 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
+        let rate =
+            self.rate * warm * 0.5 * (1.0 + (std::f32::consts::PI * progress.min(1.0)).cos());
         let norm = gradients.iter().map(|g| g * g).sum::<f32>().sqrt();
         let held = 1.0 / norm.max(1.0);
         let unbias = [BETAS.0, BETAS.1].map(|b| 1.0 / (1.0 - b.powi(self.done as i32)));

@@ -54,17 +54,14 @@ fn bands(mono: &[f32], from: isize) -> Vec<f32> {
     let fft = RealFftPlanner::<f32>::new().plan_fft_forward(WINDOW);
     let (mut input, mut output) = (fft.make_input_vec(), fft.make_output_vec());
     for (i, x) in input.iter_mut().enumerate() {
-        let hann =
-            0.5 - 0.5 * (std::f32::consts::TAU * (i as f32 + 0.5) / WINDOW as f32).cos();
+        let hann = 0.5 - 0.5 * (std::f32::consts::TAU * (i as f32 + 0.5) / WINDOW as f32).cos();
         let at = usize::try_from(from + i as isize).ok();
         *x = hann * at.and_then(|at| mono.get(at)).copied().unwrap_or(0.0);
     }
     // Lengths match by construction, the only thing that process can object to.
     let _ = fft.process(&mut input, &mut output);
     let bin = SAMPLE_RATE as f32 / WINDOW as f32;
-    let edge = |band: usize| {
-        RANGE.0 * (RANGE.1 / RANGE.0).powf(band as f32 / BANDS as f32) / bin
-    };
+    let edge = |band: usize| RANGE.0 * (RANGE.1 / RANGE.0).powf(band as f32 / BANDS as f32) / bin;
     (0..BANDS)
         .map(|band| {
             let first = edge(band) as usize;
@@ -97,9 +94,7 @@ mod tests {
     fn pitch_and_fading_show_and_loudness_does_not() {
         let loudest = |timbre: &[f32], moment: usize| {
             (0..BANDS)
-                .max_by(|&a, &b| {
-                    timbre[moment * BANDS + a].total_cmp(&timbre[moment * BANDS + b])
-                })
+                .max_by(|&a, &b| timbre[moment * BANDS + a].total_cmp(&timbre[moment * BANDS + b]))
                 .unwrap()
         };
         let (low, high) = (struck(200.0, 8.0, 0.5), struck(4000.0, 8.0, 0.5));
