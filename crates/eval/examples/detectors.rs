@@ -72,13 +72,16 @@ fn main() -> Outcome<()> {
     )?;
     println!("watched: {:.0} s", start.elapsed().as_secs_f64());
     let path = folder.join("detectors.safetensors");
-    let detectors = if path.exists() {
+    let mut detectors = if path.exists() {
         Detectors::open(&path)?
     } else {
         Detectors::of(finder, &train, effort.rounds, |done| {
             println!("{done} of 3: {:.0} s", start.elapsed().as_secs_f64());
         })?
     };
+    detectors.fitted.families.clone_from(&world.families);
+    detectors.fitted.looks = world.looks.iter().map(|l| l.key().to_string()).collect();
+    detectors.fitted.accuracy = detectors.tried(&tests);
     fs::write(&path, detectors.to_bytes()?)?;
     for (what, clips) in [("train", &train), ("test", &tests)] {
         for (attribute, (right, all)) in detectors.tried(clips) {
@@ -132,6 +135,14 @@ fn watch(
     let all: Result<Vec<Watched>, _> = (0..n)
         .into_par_iter()
         .map(|i| {
+            let world = WorldConfig {
+                split: if world.split == Split::Heldout {
+                    world.split
+                } else {
+                    fit::natural(i)
+                },
+                ..world.clone()
+            };
             Ok::<_, gallop_world::WorldError>(Watched::new(&world.render(from + i as u64)?, finder))
         })
         .collect();

@@ -45,9 +45,9 @@ impl Effort {
     /// As much as `clips` clips allow.
     pub fn of_clips(clips: usize) -> Self {
         Self {
-            finder: (clips, 4),
+            finder: (clips, 6),
             clips,
-            rounds: (24, 40),
+            rounds: (16, 40),
             tests: clips.div_ceil(6),
         }
     }
@@ -136,9 +136,21 @@ fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
     (far < 0.7).then(|| track.colour.map(|c| c.key().to_string()))?
 }
 
-/// Renders clips `from..from + n` and keeps what `look` makes of them; `None` when cancelled.
+/// The part of the world that fitting clip `i` is drawn from: both, as often as they are.
+///
+/// Detectors measure; they are not measured by what they never saw. From the training part alone
+/// they would learn that combinations which it leaves out do not exist.
+pub fn natural(i: usize) -> Split {
+    if i.is_multiple_of(9) {
+        Split::Heldout
+    } else {
+        Split::Train
+    }
+}
+
+/// Renders clips `from..from + n`, of one part of the world or of both, and keeps what `look` makes of them; `None` when cancelled.
 fn rendered<T: Send>(
-    world: &WorldConfig,
+    (world, split): (&WorldConfig, Option<Split>),
     (from, n): (u64, usize),
     look: impl Fn(&Rendered) -> T + Sync,
     (progress, cancel): (&dyn Progress, &Cancel),
@@ -150,7 +162,13 @@ fn rendered<T: Send>(
         }
         let batch: Result<Vec<T>, WorldError> = (all.len()..(all.len() + BATCH).min(n))
             .into_par_iter()
-            .map(|i| Ok(look(&world.render(from + i as u64)?)))
+            .map(|i| {
+                let one = match split {
+                    Some(split) => part(world, split),
+                    None => part(world, natural(i)),
+                };
+                Ok(look(&one.render(from + i as u64)?))
+            })
             .collect();
         all.extend(batch?);
         progress.at(all.len() as u64);
@@ -174,9 +192,8 @@ impl Detectors {
             return Ok(None);
         };
         progress.stage("clips for names", effort.clips as u64);
-        let train = part(world, Split::Train, true);
         let watched = rendered(
-            &train,
+            (world, None),
             (FIRST_SEED, effort.clips),
             |r| Watched::new(r, &finder),
             (progress, cancel),
@@ -189,9 +206,8 @@ impl Detectors {
         detectors.fitted.families.clone_from(&world.families);
         detectors.fitted.looks = world.looks.iter().map(|l| l.key().to_string()).collect();
         progress.stage("held-out clips", effort.tests as u64);
-        let test = part(world, Split::Heldout, true);
         let tests = rendered(
-            &test,
+            (world, Some(Split::Heldout)),
             (TEST_SEED, effort.tests),
             |r| Watched::new(r, &detectors.finder),
             (progress, cancel),
@@ -268,10 +284,8 @@ impl Detectors {
     }
 }
 
-/// The part of a world that is fitted on, or that is tried.
-fn part(world: &WorldConfig, split: Split, audio: bool) -> WorldConfig {
+fn part(world: &WorldConfig, split: Split) -> WorldConfig {
     WorldConfig {
-        audio,
         split,
         ..world.clone()
     }
@@ -289,9 +303,12 @@ pub fn fit_finder(
 ) -> Result<Option<Finder>, EvalError> {
     let (clips, rounds) = effort.finder;
     progress.stage("clips for the finder", clips as u64);
-    let silent = part(world, Split::Train, false);
+    let silent = WorldConfig {
+        audio: false,
+        ..world.clone()
+    };
     let frames = rendered(
-        &silent,
+        (&silent, None),
         (FINDER_SEED, clips),
         Material::of,
         (progress, cancel),
