@@ -205,3 +205,46 @@ fn wrong(name: &str, what: impl std::fmt::Display) -> EvalError {
         what: what.to_string().replace(['\n', '\r'], " "),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_detectors_are_whole_and_small() {
+        let detectors = Detectors::embedded().unwrap();
+        let bytes = detectors.to_bytes().unwrap();
+        assert!(bytes.len() < 500_000, "{}", bytes.len());
+        assert_eq!(Detectors::from_bytes(&bytes, "again").unwrap(), detectors);
+        for attribute in crate::ATTRIBUTES {
+            assert!(
+                detectors.fitted.accuracy.contains_key(attribute),
+                "{attribute}"
+            );
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_named_and_refused() {
+        let bytes = Detectors::embedded().unwrap().to_bytes().unwrap();
+        let mut cases: Vec<Vec<u8>> = [0, 4, 9, 200, bytes.len() / 2, bytes.len() - 1]
+            .map(|n| bytes[..n].to_vec())
+            .to_vec();
+        let mut foreign = bytes.clone();
+        foreign[8..40].fill(b' ');
+        cases.push(foreign);
+        let mut endless = bytes.clone();
+        let end = endless.len();
+        // Infinity among the weights.
+        endless[end - 2..].copy_from_slice(&f16::INFINITY.to_le_bytes());
+        cases.push(endless);
+        for case in cases {
+            let error = Detectors::from_bytes(&case, "x.safetensors").unwrap_err();
+            let line = error.to_string();
+            assert!(
+                line.contains("x.safetensors") && !line.contains('\n'),
+                "{line}"
+            );
+        }
+    }
+}

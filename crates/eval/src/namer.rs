@@ -321,7 +321,7 @@ mod tests {
             })
             .collect();
         let classes = ["a", "b", "c", "d"].map(String::from).to_vec();
-        let namer = Namer::learn(classes, &lessons, (10, 0.0), |_, _| true);
+        let namer = Namer::learn(classes, &lessons, (24, 0.0), |_, _| true);
         let right = draw(60)
             .iter()
             .filter(|(thing, around, name)| {

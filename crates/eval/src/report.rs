@@ -14,8 +14,8 @@ pub struct Row {
     pub name: String,
     /// Clips.
     pub clips: usize,
-    /// Impacts seen in them.
-    pub impacts: usize,
+    /// Impacts seen in them; `None` where no clip is of a kind that has any.
+    pub impacts: Option<usize>,
     /// Share of the impacts that have a sound within 200 ms.
     pub matched: Option<f64>,
     /// The same share for sounds shifted in time: what is matched by chance.
@@ -65,7 +65,7 @@ impl Row {
         Self {
             name: name.to_string(),
             clips: measures.len(),
-            impacts,
+            impacts: (!syncs.is_empty()).then_some(impacts),
             matched: (impacts > 0).then(|| offsets.len() as f64 / impacts as f64),
             matched_by_chance: (impacts > 0)
                 .then(|| syncs.iter().map(|s| s.chance).sum::<f64>() / impacts as f64),
@@ -112,9 +112,7 @@ pub fn table(rows: &[Row]) -> String {
         }
     };
     line("clips", &|r| Some(r.clips.to_string()));
-    line("impacts seen", &|r| {
-        (r.impacts > 0).then(|| r.impacts.to_string())
-    });
+    line("impacts seen", &|r| r.impacts.map(|n| n.to_string()));
     line("impacts with a sound within 200 ms", &|r| {
         r.matched.map(percent)
     });
