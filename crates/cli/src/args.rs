@@ -181,6 +181,11 @@ pub enum Preset {
 
 /// `gallop eval`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Stopped with Ctrl-C or otherwise, the same command goes on from what is measured already.
+
+The folder gets clips.jsonl (a line a clip, as it is measured), the clips, report.json and report.md."
+)]
 pub struct Eval {
     /// A folder with a model's weights [default: foal, which is inside this program]
     #[arg(short, long, value_name = "DIR")]
@@ -200,8 +205,17 @@ pub struct Eval {
     /// Sampling steps [default: the model's own]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
-    /// Rendered clips that the detectors are fitted on: more is surer and slower
-    #[arg(long, value_name = "N", default_value_t = 1600)]
+    /// Only prompts of this look, several times for several [default: all that the detectors know]
+    #[arg(long, value_name = "LOOK")]
+    pub look: Vec<String>,
+    /// Detectors made by --fit [default: those inside this program]
+    #[arg(long, value_name = "FILE")]
+    pub detectors: Option<PathBuf>,
+    /// Instead of measuring, make detectors for the model's families from clips of the world
+    #[arg(long, value_name = "FILE")]
+    pub fit: Option<PathBuf>,
+    /// Rendered clips that --fit learns from: more is surer and slower
+    #[arg(long, value_name = "N", default_value_t = 1600, requires = "fit")]
     pub fitting_clips: usize,
     /// Leave out the clips of untrained weights (the floor)
     #[arg(long)]
@@ -257,11 +271,8 @@ pub struct WorldSheet {
     /// What to show.
     #[command(flatten)]
     pub pick: WorldPick,
-    /// How many clips
-    #[arg(long, value_name = "N", default_value_t = 6)]
-    pub clips: usize,
-    /// Frames of each clip
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    /// Clips a row, of one family; without --family there is a column for each
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "family")]
     pub columns: usize,
     /// The picture to write (.png)
     #[arg(short, long, value_name = "FILE", default_value = "sheet.png")]

@@ -1,29 +1,47 @@
 //! `gallop eval`: held-out prompts to clips, clips to metrics, beside what they are to be compared with.
 
+mod record;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use candle_core::Device;
-use gallop_core::{Cancel, Clip, ClipShape, Frame, Plan, Progress, Ratio, Request};
-use gallop_engine::{EngineError, Foal, generate, reconstruct};
-use gallop_eval::{Detectors, Measures, Row, measure, table};
+use gallop_core::{
+    Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
+};
+use gallop_engine::{EngineError, Foal, Trained, generate, reconstruct};
+use gallop_eval::{Detectors, Effort, Measures, Row, measure, table};
 use gallop_media::ClipWriter;
-use gallop_world::{HeldoutPrompt, Split, WorldConfig, heldout_prompts, render_spec};
+use gallop_world::{HeldoutPrompt, Look, Only, Split, WorldConfig, heldout_prompts, render_spec};
 use serde::Serialize;
 
 use crate::args::Eval;
 use crate::model::load;
 use crate::world::write_aside;
+use record::Record;
 
 /// One prompt in so many is also made from a first picture.
 const PICTURED: usize = 4;
+/// Sizes that detectors are fitted on; the first counts double.
+const FITTED_SIZES: [(usize, usize); 4] = [(160, 96), (160, 96), (128, 80), (224, 128)];
+/// Seconds of the clips that detectors are fitted on.
+const FITTED_FRAMES: usize = 49;
+
+/// What is measured, in the order of the table's columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Column {
+    Model,
+    Ceiling,
+    Floor,
+    Real,
+}
 
 /// Everything that an evaluation needs at hand.
 struct Bench<'a> {
     args: &'a Eval,
-    model: &'a Foal,
     prompts: Vec<HeldoutPrompt>,
     world: WorldConfig,
     detectors: Detectors,
@@ -36,53 +54,130 @@ struct Bench<'a> {
 struct Report {
     model: String,
     rows: Vec<Row>,
+    /// Attribute -> (right, all): the detectors on rendered clips when they were fitted.
+    detectors: BTreeMap<String, (usize, usize)>,
     clips: Vec<(String, Vec<Measures>)>,
 }
 
-/// Measures the world itself, the world through the autoencoders, the model, and an untrained one.
+/// Measures the model, the world through its autoencoders, an untrained model, and the world itself.
 pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+    if let Some(file) = &args.fit {
+        return fit(args, file, progress, cancel);
+    }
     let device = Device::Cpu;
     let model = load(args.model.as_deref(), &device)?;
     let plan = plan(args, &model)?;
     fs::create_dir_all(&args.output)
         .with_context(|| format!("cannot make the folder `{}`", args.output.display()))?;
     let families = model.info.trained.families.clone();
+    let detectors = detectors(args, &families)?;
     let world = WorldConfig {
-        families: families.clone(),
-        sizes: vec![plan.clip.size],
-        frames: vec![plan.clip.frames],
+        looks: looks(args, &detectors, &model.info.trained)?,
+        only: Only(model.info.trained.only.clone()),
+        families,
         split: Split::Heldout,
         ..WorldConfig::default()
     };
-    let Some(detectors) = Detectors::fit(&world, args.fitting_clips, progress, cancel)? else {
-        return Err(EngineError::Cancelled.into());
-    };
     let bench = Bench {
         args,
-        model: &model,
-        prompts: prompts(args.prompts, &families)?,
+        prompts: prompts(args.prompts, &world)?,
         world,
         detectors,
         plan,
         progress,
         cancel,
     };
-    let mut clips = vec![
-        ("world".to_string(), bench.world_clips(false)?),
-        (
-            "world through the autoencoders".to_string(),
-            bench.world_clips(true)?,
-        ),
-        (model.info.name.clone(), bench.model_clips(&model, "model")?),
-    ];
-    if !args.no_floor {
-        let untrained = load(args.model.as_deref(), &device)?.untrained(0)?;
-        clips.push((
-            "untrained".to_string(),
-            bench.model_clips(&untrained, "untrained")?,
+    let mut record = Record::open(&args.output.join("clips.jsonl"), bench.setting(&model))?;
+    if record.len() > 0 {
+        progress.note(&format!(
+            "{} measurements are there already; going on from them",
+            record.len()
         ));
     }
-    write_report(args, &model.info.name, clips)
+    let name = model.info.name.clone();
+    bench.column(Column::Model, &model, &mut record)?;
+    bench.column(Column::Ceiling, &model, &mut record)?;
+    bench.column(Column::Real, &model, &mut record)?;
+    drop(model);
+    if !args.no_floor && !cancel.is_cancelled() {
+        let untrained = load(args.model.as_deref(), &device)?.untrained(0)?;
+        bench.column(Column::Floor, &untrained, &mut record)?;
+    }
+    write_report(&bench, &name, &record)?;
+    if cancel.is_cancelled() {
+        progress.note("stopped; the same command goes on from here");
+    }
+    Ok(())
+}
+
+/// `--fit`: detectors for the model's families, to a file.
+fn fit(args: &Eval, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
+    let trained = load(args.model.as_deref(), &Device::Cpu)?.info.trained;
+    let looks = match (args.look.as_slice(), trained.looks.as_slice()) {
+        ([], []) => Look::ALL.to_vec(),
+        ([], names) | (names, _) => known_looks(names)?,
+    };
+    let world = WorldConfig {
+        families: trained.families,
+        looks,
+        only: Only(trained.only),
+        sizes: FITTED_SIZES.map(|(w, h)| PixelSize::new(w, h)).to_vec(),
+        frames: vec![FITTED_FRAMES],
+        ..WorldConfig::default()
+    };
+    let effort = Effort::of_clips(args.fitting_clips);
+    let Some(detectors) = Detectors::fit(&world, effort, progress, cancel)? else {
+        return Err(EngineError::Cancelled.into());
+    };
+    for (attribute, (right, all)) in &detectors.fitted.accuracy {
+        let share = 100.0 * *right as f64 / (*all).max(1) as f64;
+        progress.note(&format!("{attribute}: {share:.1}% of {all} held-out clips"));
+    }
+    write_aside(file, &detectors.to_bytes()?)?;
+    progress.note(&format!("wrote {}", file.display()));
+    Ok(())
+}
+
+/// Those of `--detectors`, or those inside the program, if they know the model's families.
+fn detectors(args: &Eval, families: &[String]) -> Result<Detectors> {
+    let detectors = match &args.detectors {
+        Some(file) => Detectors::open(file)?,
+        None => Detectors::embedded()?,
+    };
+    let known = &detectors.fitted.families;
+    if let Some(unknown) = families.iter().find(|f| !known.contains(f)) {
+        let what = format!("the detectors know {}, not `{unknown}`", known.join(", "));
+        let mend = "make others with `gallop eval --fit FILE` and name them with --detectors FILE";
+        return Err(UserError::new(what, mend).into());
+    }
+    Ok(detectors)
+}
+
+/// Looks to ask for: those of `--look`, or those the model was trained on, or all that the detectors know.
+fn looks(args: &Eval, detectors: &Detectors, trained: &Trained) -> Result<Vec<Look>> {
+    let known = &detectors.fitted.looks;
+    if let Some(unknown) = args.look.iter().find(|l| !known.contains(l)) {
+        let what = format!("--look {unknown}: the detectors know {}", known.join(", "));
+        return Err(UserError::new(what, "choose among these").into());
+    }
+    if !args.look.is_empty() {
+        return known_looks(&args.look);
+    }
+    let mut names = known.clone();
+    names.retain(|name| trained.looks.is_empty() || trained.looks.contains(name));
+    known_looks(&names)
+}
+
+fn known_looks(names: &[String]) -> Result<Vec<Look>> {
+    names
+        .iter()
+        .map(|name| {
+            let all: Vec<&str> = Look::ALL.iter().map(|l| l.key()).collect();
+            Look::from_key(name).ok_or_else(|| {
+                UserError::new(format!("--look {name}"), format!("use {}", all.join(", "))).into()
+            })
+        })
+        .collect()
 }
 
 /// What all clips have in common; prompt and seed change from one to the next.
@@ -102,81 +197,109 @@ fn plan(args: &Eval, model: &Foal) -> Result<Plan> {
 }
 
 /// Half of the prompts English, half Chinese.
-fn prompts(n: usize, families: &[String]) -> Result<Vec<HeldoutPrompt>> {
-    let mut prompts = heldout_prompts(n - n / 2, "en", families)?;
-    prompts.extend(heldout_prompts(n / 2, "zh", families)?);
-    Ok(prompts)
+fn prompts(n: usize, world: &WorldConfig) -> Result<Vec<HeldoutPrompt>> {
+    let mut all = heldout_prompts(n - n / 2, "en", world)?;
+    all.extend(heldout_prompts(n / 2, "zh", world)?);
+    Ok(all)
+}
+
+impl Column {
+    /// Its folder, and its name in the record.
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Ceiling => "ceiling",
+            Self::Floor => "floor",
+            Self::Real => "real",
+        }
+    }
+
+    /// Its head in the table.
+    fn head(self, model: &str) -> String {
+        match self {
+            Self::Model => model.to_string(),
+            Self::Ceiling => "ceiling: real clips through the autoencoders".into(),
+            Self::Floor => "floor: untrained weights".into(),
+            Self::Real => "real clips".into(),
+        }
+    }
 }
 
 impl Bench<'_> {
-    /// The world's own clips of the prompts, as they are or through the autoencoders.
-    fn world_clips(&self, through: bool) -> Result<Vec<Measures>> {
-        let name = if through { "reconstructed" } else { "world" };
-        self.each(name, |bench, i, prompt, file| {
-            let clip = bench.rendered(prompt)?;
-            let clip = if through {
-                reconstruct(bench.model, &clip)?
-            } else {
-                clip
-            };
-            gallop_media::write_clip(&file, &clip)?;
-            bench.measured(&file, prompt, None).map(|m| (i, m))
-        })
+    /// Everything that measurements depend on besides the prompt: others are not gone on from.
+    fn setting(&self, model: &Foal) -> String {
+        let request = &self.plan.request;
+        let clip = &self.plan.clip;
+        format!(
+            "{} {} {}x{} {} frames, {} steps, guidance {}, detectors {:016x}",
+            model.info.name,
+            record::identity(self.args.model.as_deref()),
+            clip.size.width,
+            clip.size.height,
+            clip.frames,
+            request.steps,
+            request.guidance,
+            self.detectors.identity(),
+        )
     }
 
-    /// The model's clips of the prompts; some of them again, from the first frame of the world's clip.
-    fn model_clips(&self, model: &Foal, name: &str) -> Result<Vec<Measures>> {
-        let mut all = self.each(name, |bench, i, prompt, file| {
-            let seconds = bench.make(model, i, prompt, None, &file)?;
-            let mut measures = bench.measured(&file, prompt, None)?;
-            measures.seconds = Some(seconds);
-            Ok((i, measures))
-        })?;
-        let pictured = format!("{name}-from-picture");
-        let from_picture = self.each(&pictured, |bench, i, prompt, file| {
-            if i % PICTURED != 0 {
-                return Ok((i, Measures::default()));
-            }
-            let first = bench.rendered(prompt)?.frames.swap_remove(0);
-            bench.make(model, i, prompt, Some(&first), &file)?;
-            bench.measured(&file, prompt, Some(&first)).map(|m| (i, m))
-        })?;
-        // Only the first frame counts here: the rest of the clip was measured from the prompt alone.
-        for (measures, pictured) in all.iter_mut().zip(from_picture) {
-            measures.first_frame_ssim = pictured.first_frame_ssim;
-        }
-        Ok(all)
-    }
-
-    /// Runs `job` for every prompt with a file of its own in the folder `name`.
-    fn each(
-        &self,
-        name: &str,
-        job: impl Fn(&Self, usize, &HeldoutPrompt, PathBuf) -> Result<(usize, Measures)>,
-    ) -> Result<Vec<Measures>> {
-        let folder = self.args.output.join(name);
+    /// Makes and measures what is not in the record yet; stops early when cancelled.
+    fn column(&self, column: Column, model: &Foal, record: &mut Record) -> Result<()> {
+        let folder = self.args.output.join(column.folder());
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
-        self.progress.stage(name, self.prompts.len() as u64);
-        let mut all = Vec::with_capacity(self.prompts.len());
+        self.progress
+            .stage(column.folder(), self.prompts.len() as u64);
         for (i, prompt) in self.prompts.iter().enumerate() {
             if self.cancel.is_cancelled() {
-                return Err(EngineError::Cancelled.into());
+                return Ok(());
             }
-            all.push(job(self, i, prompt, folder.join(format!("{i:03}.mp4")))?.1);
+            if record.get(column.folder(), &prompt.prompt).is_none() {
+                let file = folder.join(format!("{i:03}.mp4"));
+                let measures = match self.one(column, model, (i, prompt), &file) {
+                    Err(_) if self.cancel.is_cancelled() => return Ok(()),
+                    other => other?,
+                };
+                record.add(column.folder(), measures)?;
+            }
             self.progress.at(i as u64 + 1);
         }
-        Ok(all)
+        Ok(())
+    }
+
+    /// Makes and measures one clip.
+    fn one(
+        &self,
+        column: Column,
+        model: &Foal,
+        (i, prompt): (usize, &HeldoutPrompt),
+        file: &Path,
+    ) -> Result<Measures> {
+        if matches!(column, Column::Real | Column::Ceiling) {
+            let mut clip = self.rendered(prompt)?;
+            if column == Column::Ceiling {
+                clip = reconstruct(model, &clip)?;
+            }
+            gallop_media::write_clip(file, &clip)?;
+            return self.measured(file, prompt, None);
+        }
+        let made = self.make(model, (i, prompt), None, file)?;
+        let mut measures = self.measured(file, prompt, None)?;
+        (measures.seconds, measures.peak_mib) = (Some(made.0), made.1);
+        if i % PICTURED == 0 {
+            // Only the first frame counts here: the rest was measured from the prompt alone.
+            let first = self.rendered(prompt)?.frames.swap_remove(0);
+            let pictured: PathBuf = file.with_extension("picture.mp4");
+            self.make(model, (i, prompt), Some(&first), &pictured)?;
+            let again = self.measured(&pictured, prompt, Some(&first))?;
+            measures.first_frame_ssim = again.first_frame_ssim;
+        }
+        Ok(measures)
     }
 
     /// The world's clip that the prompt was made from.
     fn rendered(&self, prompt: &HeldoutPrompt) -> Result<Clip> {
-        let config = WorldConfig {
-            sizes: WorldConfig::default().sizes,
-            frames: WorldConfig::default().frames,
-            ..self.world.clone()
-        };
-        let mut spec = config.spec(prompt.seed)?;
+        let mut spec = self.world.spec(prompt.seed)?;
         spec.shape = ClipShape {
             frames: self.plan.clip.frames,
             size: self.plan.clip.size,
@@ -184,15 +307,15 @@ impl Bench<'_> {
         Ok(render_spec(&spec, true)?.clip)
     }
 
-    /// Makes a clip and gives the seconds it took.
+    /// Makes a clip; gives the seconds and the memory it took.
     fn make(
         &self,
         model: &Foal,
-        i: usize,
-        prompt: &HeldoutPrompt,
+        (i, prompt): (usize, &HeldoutPrompt),
         first: Option<&Frame>,
         file: &Path,
-    ) -> Result<f64> {
+    ) -> Result<(f64, Option<f64>)> {
+        record::forget_peak();
         let start = Instant::now();
         let mut plan = self.plan.clone();
         plan.request.prompt.clone_from(&prompt.prompt);
@@ -206,7 +329,7 @@ impl Bench<'_> {
             (&gallop_core::Silent, self.cancel),
         )?;
         writer.finish()?;
-        Ok(start.elapsed().as_secs_f64())
+        Ok((start.elapsed().as_secs_f64(), record::peak_mib()))
     }
 
     /// Decodes the file and measures it.
@@ -223,33 +346,35 @@ impl Bench<'_> {
     }
 }
 
-fn write_report(args: &Eval, model: &str, clips: Vec<(String, Vec<Measures>)>) -> Result<()> {
-    let mut rows: Vec<Row> = clips
+/// The table and all measurements, of as many clips as there are.
+fn write_report(bench: &Bench, model: &str, record: &Record) -> Result<()> {
+    let clips: Vec<(String, Vec<Measures>)> =
+        [Column::Model, Column::Ceiling, Column::Floor, Column::Real]
+            .into_iter()
+            .map(|column| {
+                let measured = bench.prompts.iter();
+                let measured =
+                    measured.filter_map(|p| record.get(column.folder(), &p.prompt).cloned());
+                (column.head(model), measured.collect::<Vec<_>>())
+            })
+            .filter(|(_, measured)| !measured.is_empty())
+            .collect();
+    let rows: Vec<Row> = clips
         .iter()
         .map(|(name, measures)| Row::new(name, measures))
         .collect();
-    if let Some(row) = rows.iter_mut().find(|row| row.name == model) {
-        row.peak_mib = peak_mib();
-    }
     let text = table(&rows);
     let report = Report {
         model: model.to_string(),
         rows,
+        detectors: bench.detectors.fitted.accuracy.clone(),
         clips,
     };
     write_aside(
-        &args.output.join("report.json"),
+        &bench.args.output.join("report.json"),
         &serde_json::to_vec_pretty(&report)?,
     )?;
-    write_aside(&args.output.join("report.md"), text.as_bytes())?;
+    write_aside(&bench.args.output.join("report.md"), text.as_bytes())?;
     println!("{text}");
     Ok(())
-}
-
-/// The most memory this process has used, where the system tells.
-fn peak_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
 }

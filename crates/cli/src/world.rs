@@ -4,13 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use gallop_core::{ClipShape, FPS, Frame, PixelSize, Progress, UserError};
+use gallop_core::{ClipShape, FPS, PixelSize, Progress, UserError};
 use gallop_world::{Split, WorldConfig};
 
 use crate::args::{Sheet, WorldPick, WorldRender, WorldSheet};
 
-/// Frames of a sheet are shown no wider than this.
+/// Frames of the clips that a sheet shows the middle of.
 const SHEET_FRAMES: usize = 73;
+/// Clips a row of a sheet, at most.
+const MOST_COLUMNS: usize = 50;
 
 /// `gallop world render`.
 pub fn render(args: &WorldRender, progress: &dyn Progress) -> Result<()> {
@@ -38,32 +40,18 @@ pub fn render(args: &WorldRender, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// `gallop world sheet`.
+/// `gallop world sheet`: a row for each look.
 pub fn sheet(args: &WorldSheet, progress: &dyn Progress) -> Result<()> {
     gallop_media::check_output(&args.output)?;
-    if args.clips == 0 || args.columns == 0 || args.clips * args.columns > 2000 {
-        let what = format!("a sheet of {} x {} frames", args.clips, args.columns);
-        return Err(UserError::new(
-            what,
-            "use --clips and --columns from 1, up to 2000 frames in all",
-        )
-        .into());
+    if !(1..=MOST_COLUMNS).contains(&args.columns) {
+        let what = format!("--columns {}", args.columns);
+        return Err(UserError::new(what, format!("use 1 to {MOST_COLUMNS}")).into());
     }
     let config = config(&args.pick, SHEET_FRAMES)?;
-    progress.stage("render", args.clips as u64);
-    let mut frames: Vec<Frame> = Vec::with_capacity(args.clips * args.columns);
-    for i in 0..args.clips {
-        let rendered = config
-            .render(args.pick.seed + i as u64)
-            .map_err(family_error)?;
-        let shown = rendered.clip.frames;
-        frames.extend(
-            (0..args.columns)
-                .map(|c| shown[(2 * c + 1) * shown.len() / (2 * args.columns)].clone()),
-        );
-        progress.at(i as u64 + 1);
-    }
-    let sheet = gallop_media::contact_sheet(&frames, args.columns);
+    progress.stage("render", 1);
+    let sheet =
+        gallop_world::contact_sheet(&config, args.columns, args.pick.seed).map_err(family_error)?;
+    progress.at(1);
     gallop_media::write_image(&args.output, &sheet)?;
     progress.note(&format!("wrote {}", args.output.display()));
     Ok(())

@@ -84,8 +84,8 @@ fn the_world_is_shown_with_its_truth() {
         &[
             "world",
             "sheet",
-            "--clips",
-            "2",
+            "--family",
+            "ball",
             "--columns",
             "2",
             "--resolution",
@@ -93,7 +93,9 @@ fn the_world_is_shown_with_its_truth() {
         ],
     );
     assert!(out.status.success(), "{out:?}");
-    assert!(folder.path().join("sheet.png").exists());
+    // Two clips wide, the five looks high, four pixels between.
+    let sheet = gallop_media::read_image(&folder.path().join("sheet.png")).unwrap();
+    assert_eq!((sheet.size.width, sheet.size.height), (228, 5 * 68 - 4));
 }
 
 #[test]

@@ -1,32 +1,61 @@
-//! The detectors of all attributes, fitted on clips that the world renders.
+//! The detectors of all attributes.
 
 use std::collections::BTreeMap;
 
-use gallop_core::{Cancel, Progress};
-use gallop_world::{Attributes, Split, WorldConfig, WorldError};
-use rayon::prelude::*;
+use gallop_core::Clip;
+use gallop_world::Attributes;
 use serde::{Deserialize, Serialize};
 
-use crate::detector::Detector;
-use crate::features::Seen;
-
-/// Seeds of fitting clips begin here, far from those of training and of prompts.
-const FIRST_SEED: u64 = 7_000_000_000;
-/// Clips rendered between two reports of progress.
-const BATCH: usize = 16;
+use crate::classifier::{Classifier, best};
+use crate::features::{Features, Seen};
+use crate::finder::Finder;
+use crate::namer::Namer;
 
 /// What is detected in a clip.
 pub const ATTRIBUTES: [&str; 6] = ["subject", "colour", "count", "direction", "look", "camera"];
+/// Attributes that a list of numbers is enough for.
+pub(crate) const PLAIN: [&str; 4] = ["count", "direction", "look", "camera"];
+/// A thing seen for less than this share of the longest seen one's time is a stray.
+const LASTING: f32 = 0.3;
 
-/// One detector an attribute.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Detectors(BTreeMap<String, Detector>);
+/// What detectors were fitted on, and so what they can be asked about.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fitted {
+    /// Families of the world.
+    pub families: Vec<String>,
+    /// Looks.
+    pub looks: Vec<String>,
+    /// Clips.
+    pub clips: usize,
+    /// Attribute -> (right, all) on clips of the world's held-out part.
+    pub accuracy: BTreeMap<String, (usize, usize)>,
+}
+
+/// Detectors of all attributes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Detectors {
+    /// What they were fitted on.
+    pub fitted: Fitted,
+    /// Finds things.
+    pub finder: Finder,
+    /// Names what they are.
+    pub subject: Option<Namer>,
+    /// Names their colours.
+    pub colour: Option<Namer>,
+    /// Names what lists of numbers tell.
+    pub plain: BTreeMap<String, Classifier>,
+}
 
 /// What an attribute is called in `attributes`; `None` where it does not apply.
+///
+/// The colour of several things is the set of their colours, such as `blue+red`.
 pub fn label(attributes: &Attributes, attribute: &str) -> Option<String> {
     match attribute {
         "subject" => Some(attributes.subject.clone()),
-        "colour" => attributes.colours.first().map(|c| c.key().to_string()),
+        "colour" if attributes.colours.is_empty() => None,
+        "colour" => Some(together(
+            (0..attributes.count).map(|i| attributes.colour(i).key().to_string()),
+        )),
         "count" => Some(attributes.count.to_string()),
         "direction" => attributes.direction.map(|d| d.key().to_string()),
         "look" => Some(attributes.look.key().to_string()),
@@ -35,65 +64,92 @@ pub fn label(attributes: &Attributes, attribute: &str) -> Option<String> {
     }
 }
 
+/// Names in order, each once, joined.
+fn together(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names.dedup();
+    names.join("+")
+}
+
+/// The numbers of a clip that a plain attribute is named from.
+pub(crate) fn numbers(features: &Features, attribute: &str) -> Vec<f32> {
+    match attribute {
+        "look" => features.picture.clone(),
+        "count" => features.number.clone(),
+        _ => features.motion.clone(),
+    }
+}
+
+/// What is known of a clip besides the looks of its things: for the subject sound and light, for
+/// the colour light alone.
+pub(crate) fn around(features: &Features, attribute: &str) -> Vec<f32> {
+    match attribute {
+        "colour" => features.light.clone(),
+        _ => [&features.timbre[..], &features.light[..]].concat(),
+    }
+}
+
 impl Detectors {
-    /// Renders `clips` clips of `world` (its training part) and fits the detectors to them; `None` when
-    /// cancelled.
-    ///
-    /// # Errors
-    /// As rendering: a family that is not registered.
-    pub fn fit(
-        world: &WorldConfig,
-        clips: usize,
-        progress: &dyn Progress,
-        cancel: &Cancel,
-    ) -> Result<Option<Self>, WorldError> {
-        let world = WorldConfig {
-            audio: false,
-            split: Split::Train,
-            ..world.clone()
-        };
-        progress.stage("detectors", clips as u64);
-        let mut seen: Vec<(Attributes, Vec<f32>)> = Vec::with_capacity(clips);
-        while seen.len() < clips {
-            if cancel.is_cancelled() {
-                return Ok(None);
-            }
-            let batch: Result<Vec<_>, WorldError> = (seen.len()..(seen.len() + BATCH).min(clips))
-                .into_par_iter()
-                .map(|i| {
-                    let rendered = world.render(FIRST_SEED + i as u64)?;
-                    Ok((
-                        rendered.truth.attributes,
-                        Seen::new(&rendered.clip).features,
-                    ))
-                })
-                .collect();
-            seen.extend(batch?);
-            progress.at(seen.len() as u64);
+    /// A finder that names nothing yet.
+    pub fn only(finder: Finder) -> Self {
+        Self {
+            fitted: Fitted::default(),
+            finder,
+            subject: None,
+            colour: None,
+            plain: BTreeMap::new(),
         }
-        Ok(Some(Self::of(&seen)))
     }
 
-    fn of(seen: &[(Attributes, Vec<f32>)]) -> Self {
-        let fitted = ATTRIBUTES.iter().filter_map(|&attribute| {
-            let (features, labels): (Vec<_>, Vec<_>) = seen
-                .iter()
-                .filter_map(|(a, f)| Some((f.clone(), label(a, attribute)?)))
-                .unzip();
-            // What never varies needs no detector.
-            let varies = labels.windows(2).any(|w| w[0] != w[1]);
-            varies.then(|| (attribute.to_string(), Detector::fit(&features, &labels)))
-        });
-        Self(fitted.collect())
+    /// Looks at a clip that has at least one frame.
+    pub fn see(&self, clip: &Clip) -> Seen {
+        Seen::new(clip, &self.finder)
     }
 
     /// The attribute's value in a clip of these features; `None` without a detector for it.
-    pub fn name(&self, attribute: &str, features: &[f32]) -> Option<String> {
-        Some(self.0.get(attribute)?.name(features).to_string())
+    pub fn name(&self, attribute: &str, features: &Features) -> Option<String> {
+        match attribute {
+            "subject" => {
+                let namer = self.subject.as_ref()?;
+                let scores = scores(namer, features, &around(features, attribute));
+                Some(namer.classes[best(&scores)].clone())
+            }
+            "colour" => self.colours(features),
+            _ => {
+                let numbers = numbers(features, attribute);
+                Some(self.plain.get(attribute)?.name(&numbers).to_string())
+            }
+        }
     }
 
-    /// The attributes that can be named.
-    pub fn attributes(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+    /// The colours of as many things as there are said to be; none seen, none named.
+    fn colours(&self, features: &Features) -> Option<String> {
+        let namer = self.colour.as_ref()?;
+        let light = around(features, "colour");
+        let count = self.name("count", features);
+        let count: usize = count.and_then(|c| c.parse().ok()).unwrap_or(1);
+        let longest = features.things.first().map_or(0, |t| t.frames) as f32;
+        let lasting = features
+            .things
+            .iter()
+            .filter(|t| t.frames as f32 >= LASTING * longest)
+            .take(count)
+            .map(|t| namer.classes[best(&namer.name(t, &light))].clone());
+        Some(together(lasting))
     }
+}
+
+/// Log probabilities over all things, each as much as it is seen; of the sound alone without any.
+fn scores(namer: &Namer, features: &Features, around: &[f32]) -> Vec<f32> {
+    let mut scores = vec![0.0; namer.classes.len()];
+    for thing in &features.things {
+        for (sum, score) in scores.iter_mut().zip(namer.name(thing, around)) {
+            *sum += score * thing.frames as f32;
+        }
+    }
+    if features.things.is_empty() {
+        return namer.name(&crate::namer::Thing::default(), around);
+    }
+    scores
 }

@@ -1,47 +1,79 @@
 //! A clip as one list of numbers that says what it shows, how it is drawn and how it moves.
 
 use gallop_core::{Clip, Frame, PixelSize};
+use serde::{Deserialize, Serialize};
 
-use crate::blobs::{Blob, Path, blobs, paths};
-use crate::motion::Moving;
+use crate::finder::{Finder, Found};
+use crate::motion::{Moving, small_frames};
+use crate::namer::{Thing, cut_out};
 use crate::plane::{Plane, luma, shrink};
+use crate::timbre::timbre;
+use crate::tracks::{Path, paths};
 
 /// Moments that are looked at, spread evenly over the clip.
 const MOMENTS: usize = 4;
 /// Cells of the coarse picture.
-const COARSE: PixelSize = PixelSize::new(12, 8);
+const COARSE: PixelSize = PixelSize::new(6, 4);
 /// Bins of hue; three more hold what is black, grey and white.
 const HUES: usize = 18;
 /// Bins of gradient magnitude.
 const EDGES: usize = 10;
+/// Things that are looked at, at most, and cut-outs of each.
+const THINGS: usize = 6;
+const CUTS: usize = 8;
+/// How sure a thing must be to be counted: at each of these levels.
+const SURE: [f32; 4] = [0.25, 0.4, 0.55, 0.7];
+/// Things are counted up to here.
+const MANY: usize = 5;
+/// Paths whose ways are told.
+const WAYS: usize = 3;
 
 /// Everything measured once on a clip and used by several metrics.
 pub struct Seen {
     /// Small planes and camera motion.
     pub moving: Moving,
-    /// Paths of what moves.
+    /// Paths of the things in it, the longest first.
     pub paths: Vec<Path>,
-    /// The features of this module, a fixed number whatever the clip's size and length.
-    pub features: Vec<f32>,
+    /// What its attributes are named from.
+    pub features: Features,
+}
+
+/// A clip as a few lists of numbers and cut-outs, each list as long whatever the clip.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Features {
+    /// How it is drawn: gradients, colours.
+    pub picture: Vec<f32>,
+    /// How camera and things move.
+    pub motion: Vec<f32>,
+    /// How many things there seem to be.
+    pub number: Vec<f32>,
+    /// What it sounds like where something begins to sound.
+    pub timbre: Vec<f32>,
+    /// The light: mean colours of coarse cells.
+    pub light: Vec<f32>,
+    /// The things, the longest seen first.
+    pub things: Vec<Thing>,
 }
 
 impl Seen {
     /// Looks at a clip that has at least one frame.
-    pub fn new(clip: &Clip) -> Self {
-        let moving = Moving::new(clip);
-        let found = blobs(&moving);
-        let paths = paths(&found);
-        let mut features = Vec::new();
-        for frame in moments(clip) {
-            features.extend(coarse(frame));
-            features.extend(edges(frame));
-            features.extend(histogram(
-                &shrink(frame, crate::motion::small(frame.size)),
-                |_| true,
-            ));
-        }
-        features.extend(camera(&moving));
-        features.extend(movers(&moving, &found, &paths));
+    pub fn new(clip: &Clip, finder: &Finder) -> Self {
+        let rgb = small_frames(clip);
+        let found: Vec<Vec<Found>> = (0..rgb.len()).map(|f| finder.find(&rgb, f)).collect();
+        let moving = Moving::behind(rgb, |frame, at| !found[frame].iter().any(|f| hides(f, at)));
+        let size = moving.rgb[0][0].size;
+        let paths = paths(&found, &moving.to_first, size);
+        let features = Features {
+            picture: picture(clip, &moving),
+            motion: camera(&moving)
+                .into_iter()
+                .chain(ways(&moving, &paths))
+                .collect(),
+            number: number(&found, &paths),
+            timbre: timbre(clip.audio.as_ref()),
+            light: light(clip),
+            things: paths.iter().take(THINGS).map(|p| thing(clip, p)).collect(),
+        };
         Self {
             moving,
             paths,
@@ -50,13 +82,24 @@ impl Seen {
     }
 }
 
-fn moments(clip: &Clip) -> impl Iterator<Item = &Frame> {
-    let n = clip.frames.len();
-    (0..MOMENTS).map(move |m| &clip.frames[(2 * m + 1) * n / (2 * MOMENTS)])
+/// Whether a pixel belongs to a thing, or to its shadow or mirror image somewhere beneath.
+fn hides(found: &Found, at: [f32; 2]) -> bool {
+    let [x, y] = [0, 1].map(|k| (at[k] + 0.5 - found.at[k]) / (1.4 * found.half[k] + 1.0));
+    x.abs() < 1.0 && y > -1.0
 }
 
-/// Red, green and blue in each cell.
-fn coarse(frame: &Frame) -> Vec<f32> {
+fn picture(clip: &Clip, moving: &Moving) -> Vec<f32> {
+    let mut out = Vec::new();
+    for (index, frame) in moments(clip) {
+        out.extend(edges(frame));
+        out.extend(histogram(&moving.rgb[index]));
+    }
+    out
+}
+
+/// Mean colours of coarse cells in the middle of the clip.
+fn light(clip: &Clip) -> Vec<f32> {
+    let frame = &clip.frames[clip.frames.len() / 2];
     // Upright pictures are laid on their side, so that a cell is about square in both.
     let size = if frame.size.width >= frame.size.height {
         COARSE
@@ -67,6 +110,33 @@ fn coarse(frame: &Frame) -> Vec<f32> {
         .into_iter()
         .flat_map(|plane| plane.values)
         .collect()
+}
+
+/// Cut-outs of one thing from where it is surest in each stretch of its path.
+fn thing(clip: &Clip, path: &Path) -> Thing {
+    let size = clip.frames[0].size;
+    let long = size.width.max(size.height) as f32;
+    let stretch = path.len().div_ceil(CUTS);
+    let cuts = path
+        .chunks(stretch)
+        .filter_map(|part| part.iter().max_by(|a, b| a.1.score.total_cmp(&b.1.score)))
+        .map(|(frame, spot)| {
+            let middle = [size.width, size.height].map(|s| 0.5 * s as f32);
+            let at = [0, 1].map(|k| middle[k] + spot.seen[k] * long);
+            cut_out(&clip.frames[*frame], at, spot.half.map(|r| r * long))
+        })
+        .collect();
+    Thing {
+        cuts,
+        frames: path.len(),
+    }
+}
+
+fn moments(clip: &Clip) -> impl Iterator<Item = (usize, &Frame)> {
+    let n = clip.frames.len();
+    (0..MOMENTS)
+        .map(move |m| (2 * m + 1) * n / (2 * MOMENTS))
+        .map(|index| (index, &clip.frames[index]))
 }
 
 /// How sharp, grainy and blocky the picture is: gradients at full size, as square roots of shares.
@@ -93,20 +163,18 @@ fn edges(frame: &Frame) -> Vec<f32> {
     bins.iter().chain(&flat).map(|b| (b / n).sqrt()).collect()
 }
 
-/// Shares of hues, black, grey and white among the pixels that `keep` picks; square roots.
-fn histogram(rgb: &[Plane; 3], keep: impl Fn(usize) -> bool) -> Vec<f32> {
+/// Shares of hues, black, grey and white; square roots.
+fn histogram(rgb: &[Plane; 3]) -> Vec<f32> {
     let mut bins = [0.0f32; HUES + 3];
-    let mut total = 1e-6;
-    for i in (0..rgb[0].values.len()).filter(|&i| keep(i)) {
-        let colour = [0, 1, 2].map(|c| rgb[c].values[i]);
-        tally(colour, 1.0, &mut bins);
-        total += 1.0;
+    let pixels = rgb[0].values.len();
+    for i in 0..pixels {
+        tally([0, 1, 2].map(|c| rgb[c].values[i]), &mut bins);
     }
-    bins.iter().map(|b| (b / total).sqrt()).collect()
+    bins.iter().map(|b| (b / pixels as f32).sqrt()).collect()
 }
 
 /// Adds a colour to the bins: by saturation to a hue, the rest to black, grey or white.
-fn tally(colour: [f32; 3], weight: f32, bins: &mut [f32; HUES + 3]) {
+fn tally(colour: [f32; 3], bins: &mut [f32; HUES + 3]) {
     let high = colour.iter().fold(0.0f32, |m, &c| m.max(c));
     let low = colour.iter().fold(1.0f32, |m, &c| m.min(c));
     let saturation = (high - low) / (high + 0.05);
@@ -118,11 +186,11 @@ fn tally(colour: [f32; 3], weight: f32, bins: &mut [f32; HUES + 3]) {
     } else {
         2
     };
-    bins[HUES + tone] += weight * (1.0 - vivid);
+    bins[HUES + tone] += 1.0 - vivid;
     let hue = hue(colour, high, low) * HUES as f32;
     let (bin, part) = (hue as usize % HUES, hue.fract());
-    bins[bin] += weight * vivid * (1.0 - part);
-    bins[(bin + 1) % HUES] += weight * vivid * part;
+    bins[bin] += vivid * (1.0 - part);
+    bins[(bin + 1) % HUES] += vivid * part;
 }
 
 /// Hue in [0, 1), red at 0.
@@ -138,22 +206,30 @@ fn hue([r, g, b]: [f32; 3], high: f32, low: f32) -> f32 {
     (sixth / 6.0).rem_euclid(1.0)
 }
 
-/// Mean shift and growth a second, how much both shake, and how steady they are.
+/// Of each part of the camera's motion: how far it goes in all and in each quarter of the clip,
+/// how much it shakes, turns, and how often it moves at all.
 fn camera(moving: &Moving) -> Vec<f32> {
     let steps = &moving.steps[1.min(moving.steps.len())..];
     let n = steps.len().max(1) as f32;
-    let series: [Vec<f32>; 3] = [
-        steps.iter().map(|s| s.dx).collect(),
-        steps.iter().map(|s| s.dy).collect(),
-        steps.iter().map(|s| s.zoom).collect(),
-    ];
     let mut out = Vec::new();
-    for values in &series {
-        let mean = values.iter().sum::<f32>() / n;
+    for part in 0..4 {
+        let values: Vec<f32> = steps.iter().map(|s| s.parts()[part]).collect();
+        let sum = values.iter().sum::<f32>();
+        let mean = sum / n;
         let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n).sqrt();
         let turn = values.windows(2).map(|w| (w[1] - w[0]).abs()).sum::<f32>() / n;
         let moved = values.iter().filter(|v| v.abs() > 0.001).count() as f32 / n;
-        out.extend([squash(mean), squash(spread), squash(turn), moved]);
+        let forward = values.iter().filter(|v| **v > 0.0003).count() as f32 / n;
+        let back = values.iter().filter(|v| **v < -0.0003).count() as f32 / n;
+        let mut sorted = values.clone();
+        sorted.sort_by(f32::total_cmp);
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
+        out.extend([squash(mean), squash(median), squash(spread), squash(turn)]);
+        out.extend([sum, moved, forward, back]);
+        for quarter in values.chunks(values.len().div_ceil(4).max(1)).take(4) {
+            out.push(squash(quarter.iter().sum::<f32>() / quarter.len() as f32));
+        }
+        out.resize((part + 1) * 12, 0.0);
     }
     out
 }
@@ -163,64 +239,62 @@ fn squash(v: f32) -> f32 {
     10.0 * v.signum() * v.abs().sqrt()
 }
 
-/// How many things move, how large, where to, and of what colours.
-fn movers(moving: &Moving, found: &[Vec<Blob>], paths: &[Path]) -> Vec<f32> {
-    let frames = found.len().max(1) as f32;
-    let mut counts = [0.0f32; 6];
-    for blobs in found {
-        counts[blobs.len().min(5)] += 1.0 / frames;
-    }
-    let mut bins = [0.0f32; HUES + 3];
-    let (mut total, mut area, mut travel, mut rise, mut weight) = (1e-6, 0.0, 0.0, 0.0, 1e-6);
+/// Where the longest paths lead, in the picture and against what lies behind, and all together.
+fn ways(moving: &Moving, paths: &[Path]) -> Vec<f32> {
+    let frames = moving.rgb.len() as f32;
+    let mut out = Vec::new();
+    let (mut all, mut total) = ([0.0f32; 2], 1e-6);
     for path in paths {
-        for (_, blob) in path {
-            tally(blob.colour, blob.area, &mut bins);
-            total += blob.area;
+        let way = [slope(path, |s| s.1.seen[0]), slope(path, |s| s.1.at[0])];
+        all = [0, 1].map(|k| all[k] + way[k] * path.len() as f32);
+        total += path.len() as f32;
+        if out.len() < 4 * WAYS {
+            let length = path.len() as f32 / frames;
+            out.extend([way[0] * 24.0, way[1] * 24.0, squash(way[0]), length]);
         }
-        let (Some((f0, first)), Some((f1, last))) = (path.first(), path.last()) else {
-            continue;
-        };
-        let mass: f32 = path.iter().map(|(_, b)| b.area).sum();
-        travel += mass * (last.at[0] - first.at[0]) / (f1 - f0).max(1) as f32;
-        rise += path
-            .windows(2)
-            .map(|w| (w[1].1.at[1] - w[0].1.at[1]).abs())
-            .sum::<f32>()
-            * mass
-            / path.len() as f32;
-        area += mass;
-        weight += mass;
     }
-    let mut out: Vec<f32> = bins.iter().map(|b| (b / total).sqrt()).collect();
-    out.extend(counts);
-    out.extend([
-        squash(travel / weight),
-        squash(rise / weight),
-        (area / frames).sqrt(),
-    ]);
-    out.push(paths.len() as f32 * 24.0 / frames);
-    out.extend(activity(moving));
+    out.resize(4 * WAYS, 0.0);
+    let camera = moving.to_first.last().copied().unwrap_or_default();
+    out.extend(all.map(|sum| squash(sum / total)));
+    out.extend(all.map(|sum| sum / total * 24.0));
+    out.extend(camera.parts().map(|v| v / frames * 24.0));
     out
 }
 
-/// Where in the picture things change: mean absolute difference of successive frames in each of
-/// 6 x 4 cells, as square roots.
-fn activity(moving: &Moving) -> Vec<f32> {
-    let (columns, rows) = (6, 4);
-    let mut cells = vec![0.0f32; columns * rows];
-    for pair in moving.rgb.windows(2) {
-        let size = pair[0][1].size;
-        for (i, (a, b)) in pair[0][1].values.iter().zip(&pair[1][1].values).enumerate() {
-            let (x, y) = (
-                i % size.width * columns / size.width,
-                i / size.width * rows / size.height,
-            );
-            cells[y * columns + x] += (a - b).abs();
+/// The least-squares slope of `value` over a path, a frame.
+fn slope(path: &Path, value: impl Fn(&(usize, crate::tracks::Spot)) -> f32) -> f32 {
+    let n = path.len() as f32;
+    let mean_t = path.iter().map(|s| s.0 as f32).sum::<f32>() / n;
+    let mean_v = path.iter().map(&value).sum::<f32>() / n;
+    let (mut up, mut down) = (0.0, 1e-6);
+    for spot in path {
+        let t = spot.0 as f32 - mean_t;
+        up += t * (value(spot) - mean_v);
+        down += t * t;
+    }
+    up / down
+}
+
+/// In which share of the frames there are at least so many things, at each level of sureness; and
+/// how many paths last at least so long.
+fn number(found: &[Vec<Found>], paths: &[Path]) -> Vec<f32> {
+    let frames = found.len().max(1) as f32;
+    let mut out = Vec::new();
+    for sure in SURE {
+        let counts: Vec<usize> = found
+            .iter()
+            .map(|f| f.iter().filter(|f| f.score >= sure).count())
+            .collect();
+        for many in 1..=MANY {
+            let share = counts.iter().filter(|c| **c >= many).count() as f32 / frames;
+            out.push(share);
         }
     }
-    let n = moving.rgb.len().max(2) as f32 - 1.0;
-    let pixels = moving.rgb.first().map_or(1, |p| p[0].values.len()) as f32 / cells.len() as f32;
-    cells.iter().map(|c| (c / (n * pixels)).sqrt()).collect()
+    for share in [0.15, 0.3, 0.5, 0.7, 0.9] {
+        let lasting = paths.iter().filter(|p| p.len() as f32 >= share * frames);
+        out.push(lasting.count().min(2 * MANY) as f32);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -252,23 +326,13 @@ mod tests {
 
     #[test]
     fn every_clip_has_as_many_features() {
-        let lengths: Vec<usize> = [(224, 128, 24), (128, 224, 30), (16, 16, 1), (33, 17, 2)]
+        let lengths: Vec<[usize; 5]> = [(224, 128, 24), (128, 224, 30), (16, 16, 1), (33, 17, 2)]
             .map(|(w, h, n)| {
-                Seen::new(&disc([200, 0, 0], n, PixelSize::new(w, h)))
-                    .features
-                    .len()
+                let clip = disc([200, 0, 0], n, PixelSize::new(w, h));
+                let f = Seen::new(&clip, &Finder::new()).features;
+                [&f.picture, &f.motion, &f.number, &f.timbre, &f.light].map(Vec::len)
             })
             .to_vec();
         assert!(lengths.windows(2).all(|w| w[0] == w[1]), "{lengths:?}");
-    }
-
-    #[test]
-    fn a_moving_disc_is_followed_with_its_colour() {
-        let seen = Seen::new(&disc([220, 30, 30], 24, PixelSize::new(224, 128)));
-        assert_eq!(seen.paths.len(), 1);
-        let path = &seen.paths[0];
-        let (first, last) = (path[0].1, path[path.len() - 1].1);
-        assert!(last.at[0] - first.at[0] > 0.2);
-        assert!(last.colour[0] > 0.8 && last.colour[1] < 0.2);
     }
 }

@@ -2,7 +2,7 @@
 
 use gallop_core::FPS;
 
-use crate::blobs::Path;
+use crate::tracks::Path;
 
 /// Least fall before and rise after, in longer sides of the picture over two frames.
 const LEAST: f32 = 0.008;
@@ -26,8 +26,7 @@ pub fn impacts(paths: &[Path]) -> Vec<Impact> {
 
 /// Where a path's height turns from falling to rising.
 fn turns(path: &Path) -> Vec<Impact> {
-    // Heights grow downwards. The middle of the blob is steadier than its edge, but squashes
-    // and meets its shadow at the floor; the turn is the same.
+    // Heights grow downwards. The middle is steadier than the edge; the turn is the same.
     let y: Vec<f32> = path.iter().map(|(_, b)| b.at[1]).collect();
     let bend = free_fall(&y);
     (2..y.len().saturating_sub(2))
@@ -131,7 +130,7 @@ fn parabola_r2(y: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blobs::Blob;
+    use crate::tracks::Spot;
 
     /// A ball that falls from rest, bounces at `times` seconds; a height a frame.
     fn bounce(first: f64, restitution: f64, frames: usize) -> (Path, Vec<f64>) {
@@ -159,13 +158,13 @@ mod tests {
         let path = (0..frames)
             .map(|f| {
                 let y = 0.2 - height(f as f64 / FPS as f64) as f32;
-                let blob = Blob {
+                let spot = Spot {
                     at: [0.0, y],
-                    bottom: y,
-                    area: 0.01,
-                    colour: [0.0; 3],
+                    seen: [0.0, y],
+                    half: [0.05, 0.05],
+                    score: 1.0,
                 };
-                (f, blob)
+                (f, spot)
             })
             .collect();
         (path, times)
@@ -195,7 +194,7 @@ mod tests {
             .into_iter()
             .map(|(f, b)| {
                 let at = [0.0, 0.1 * (f as f32 * 1.3).sin() * (f as f32 * 0.7).cos()];
-                (f, Blob { at, ..b })
+                (f, Spot { at, ..b })
             })
             .collect();
         assert!(gravity_fit(&[floating]).is_none_or(|r| r < 0.9));

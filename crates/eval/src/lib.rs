@@ -1,21 +1,32 @@
 //! Metrics over finished clips: what a viewer sees and hears, never how it was made.
 //!
-//! Knows no tensor and no model.
+//! Knows no tensor library and no model. Its detectors are small networks of its own ([`net`])
+//! that learn from clips which the world renders.
 #![warn(missing_docs)]
 
-pub mod blobs;
-pub mod detector;
+pub mod classifier;
 mod detectors;
+mod error;
 pub mod features;
+mod file;
+pub mod finder;
+pub mod fit;
 pub mod impacts;
 mod lips;
 mod measure;
 pub mod motion;
+pub mod namer;
+pub mod net;
 pub mod onsets;
 pub mod plane;
 mod report;
+pub mod timbre;
+pub mod tracks;
 
 pub use detectors::{ATTRIBUTES, Detectors, label};
+pub use error::EvalError;
+pub use features::Seen;
+pub use fit::{Effort, Watched};
 pub use lips::{Lips, lips};
 pub use measure::{Measures, Named, Sync, measure};
 pub use report::{Row, table};

@@ -15,6 +15,8 @@ use crate::plane::ssim;
 
 /// An onset this near to an impact, in seconds, is taken to be its sound.
 const MATCH: f64 = 0.2;
+/// Shifts of the sound that tell what chance alone would pair.
+const SHIFTS: usize = 16;
 /// Nothing is known of a turn so near to an end of the clip, in seconds.
 const EDGE: f64 = 0.12;
 
@@ -32,6 +34,10 @@ pub struct Named {
 pub struct Sync {
     /// Impacts seen.
     pub impacts: usize,
+    /// How many of them would have one if sound and picture had nothing to do with each other: the
+    /// mean over shifts of the sound in time.
+    #[serde(default)]
+    pub chance: f64,
     /// For each that has a sound: onset minus impact in milliseconds, positive when the sound is late.
     pub offsets_ms: Vec<f64>,
 }
@@ -45,6 +51,9 @@ pub struct Measures {
     pub file: String,
     /// Seconds it took to make.
     pub seconds: Option<f64>,
+    /// The most memory that making it used, in MiB.
+    #[serde(default)]
+    pub peak_mib: Option<f64>,
     /// Attributes that the prompt speaks of.
     pub named: BTreeMap<String, Named>,
     /// Sync of picture and sound.
@@ -66,7 +75,7 @@ pub fn measure(
     detectors: &Detectors,
     first: Option<&Frame>,
 ) -> Measures {
-    let seen = Seen::new(clip);
+    let seen = detectors.see(clip);
     let family = prompt.attributes.family.as_str();
     let audio = clip.audio.as_ref();
     Measures {
@@ -74,7 +83,7 @@ pub fn measure(
         named: named(prompt, detectors, &seen),
         sync: audio.filter(|_| family == "ball").map(|audio| {
             let times: Vec<f64> = impacts(&seen.paths).iter().map(|i| i.time).collect();
-            pair(&times, &onsets(audio), clip.seconds())
+            sync(&times, &onsets(audio), clip.seconds())
         }),
         gravity: (family == "ball")
             .then(|| gravity_fit(&seen.paths))
@@ -99,15 +108,29 @@ fn named(prompt: &HeldoutPrompt, detectors: &Detectors, seen: &Seen) -> BTreeMap
         .collect()
 }
 
-/// Pairs impacts and onsets one to one, nearest first.
-fn pair(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
+/// Pairs impacts and onsets, and again with the onsets shifted round the clip.
+fn sync(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
     let inside: Vec<f64> = impacts
         .iter()
         .copied()
         .filter(|t| (EDGE..seconds - EDGE).contains(t))
         .collect();
+    let shifted = |part: usize| -> usize {
+        let by = (part as f64 + 0.5) / SHIFTS as f64 * seconds;
+        let onsets: Vec<f64> = onsets.iter().map(|t| (t + by) % seconds).collect();
+        pair(&inside, &onsets).len()
+    };
+    Sync {
+        impacts: inside.len(),
+        chance: (0..SHIFTS).map(shifted).sum::<usize>() as f64 / SHIFTS as f64,
+        offsets_ms: pair(&inside, onsets),
+    }
+}
+
+/// Pairs impacts and onsets one to one, nearest first; the offsets in milliseconds.
+fn pair(impacts: &[f64], onsets: &[f64]) -> Vec<f64> {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
-    for (i, impact) in inside.iter().enumerate() {
+    for (i, impact) in impacts.iter().enumerate() {
         for (j, onset) in onsets.iter().enumerate() {
             let offset = onset - impact;
             if offset.abs() <= MATCH {
@@ -116,18 +139,14 @@ fn pair(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
         }
     }
     candidates.sort_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
-    let (mut used_i, mut used_j, mut offsets_ms) = (Vec::new(), Vec::new(), Vec::new());
-    for (offset, i, j) in candidates {
-        if !used_i.contains(&i) && !used_j.contains(&j) {
-            used_i.push(i);
-            used_j.push(j);
-            offsets_ms.push(offset * 1000.0);
-        }
-    }
-    Sync {
-        impacts: inside.len(),
-        offsets_ms,
-    }
+    let (mut used_i, mut used_j) = (vec![false; impacts.len()], vec![false; onsets.len()]);
+    candidates.retain(|&(_, i, j)| {
+        let fresh = !used_i[i] && !used_j[j];
+        used_i[i] |= fresh;
+        used_j[j] |= fresh;
+        fresh
+    });
+    candidates.into_iter().map(|c| c.0 * 1000.0).collect()
 }
 
 #[cfg(test)]
@@ -136,9 +155,18 @@ mod tests {
 
     #[test]
     fn impacts_and_onsets_pair_once_each() {
-        let sync = pair(&[0.5, 1.0, 1.05, 1.99], &[0.52, 1.01, 1.7], 2.0);
+        let sync = sync(&[0.5, 1.0, 1.05, 1.99], &[0.52, 1.01, 1.7], 2.0);
         assert_eq!(sync.impacts, 3);
         let rounded: Vec<f64> = sync.offsets_ms.iter().map(|o| o.round()).collect();
         assert_eq!(rounded, [10.0, 20.0]);
+    }
+
+    #[test]
+    fn chance_is_high_where_sounds_are_everywhere() {
+        let everywhere: Vec<f64> = (0..40).map(|i| f64::from(i) * 0.05).collect();
+        let all = sync(&[0.5, 1.0, 1.5], &everywhere, 2.0);
+        assert!(all.chance > 2.9 && all.offsets_ms.len() == 3);
+        let one = sync(&[1.0], &[1.01], 2.0);
+        assert!(one.chance < 0.3 && one.offsets_ms.len() == 1);
     }
 }

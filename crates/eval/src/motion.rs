@@ -5,12 +5,15 @@ use gallop_core::{Clip, PixelSize};
 use crate::plane::{Plane, luma, shrink};
 
 /// Pixels of the longer side of the planes that motion is measured on.
-const LONG_SIDE: usize = 96;
-/// What a motion must gain in mean luma difference for each longer side that it moves.
-const COST: f32 = 0.05;
+pub const LONG_SIDE: usize = 128;
+/// What speaks for rest: as much as so many luma steps a longer side, squared.
+const REST: f64 = 60.0;
+/// Frames that are compared with the same one.
+const KEYS: usize = 8;
 
 /// A camera's movement between two frames: where a point seen at `p` (fractions of the longer
-/// side from the middle of the picture) was in the frame before is `p * (1 + zoom) + (dx, dy)`.
+/// side from the middle of the picture) was in the frame before is
+/// `p * (1 + zoom) + (dx + lean * p.y, dy)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Motion {
     /// Shift to the right, in longer sides.
@@ -19,13 +22,15 @@ pub struct Motion {
     pub dy: f32,
     /// Relative growth of the source picture; negative when the camera pushes in.
     pub zoom: f32,
+    /// How much more the lower part shifts than the upper: the ground is nearer than what lies behind.
+    pub lean: f32,
 }
 
 impl Motion {
     /// Where `p` was.
     pub fn apply(self, p: [f32; 2]) -> [f32; 2] {
         [
-            p[0] * (1.0 + self.zoom) + self.dx,
+            p[0] * (1.0 + self.zoom) + self.lean * p[1] + self.dx,
             p[1] * (1.0 + self.zoom) + self.dy,
         ]
     }
@@ -37,7 +42,26 @@ impl Motion {
             dx,
             dy,
             zoom: (1.0 + self.zoom) * (1.0 + next.zoom) - 1.0,
+            lean: (1.0 + next.zoom) * self.lean + next.lean * (1.0 + self.zoom),
         }
+    }
+
+    /// The motion from `from` back to `self`, both leading back to the same picture.
+    fn back_from(self, from: Motion) -> Motion {
+        let grow = 1.0 / (1.0 + self.zoom);
+        let (dx, dy) = (from.dx - self.dx, grow * (from.dy - self.dy));
+        let lean = grow * (from.lean - self.lean * (1.0 + from.zoom) * grow);
+        Motion {
+            dx: grow * (dx - self.lean * dy),
+            dy,
+            zoom: (1.0 + from.zoom) * grow - 1.0,
+            lean,
+        }
+    }
+
+    /// The motion's four numbers.
+    pub fn parts(self) -> [f32; 4] {
+        [self.dx, self.dy, self.zoom, self.lean]
     }
 }
 
@@ -54,28 +78,47 @@ pub struct Moving {
 impl Moving {
     /// Shrinks the clip's frames and follows its camera.
     pub fn new(clip: &Clip) -> Self {
-        let rgb: Vec<[Plane; 3]> = clip
-            .frames
-            .iter()
-            .map(|f| shrink(f, small(f.size)))
-            .collect();
+        Self::behind(small_frames(clip), |_, _| true)
+    }
+
+    /// Follows the camera by those pixels of the small frames for which `counts` (frame, place in
+    /// pixels) is true: what moves by itself should not.
+    ///
+    /// Every frame is compared with one some frames before it, the same for several, so that slow
+    /// motion shows and errors do not add up.
+    pub fn behind(rgb: Vec<[Plane; 3]>, counts: impl Fn(usize, [f32; 2]) -> bool) -> Self {
         let grey: Vec<Plane> = rgb.iter().map(luma).collect();
+        let mut to_first = vec![Motion::default(); rgb.len().min(1)];
+        let (mut key, mut levels) = (0, grey.first().map(Levels::new));
+        let mut guess = Motion::default();
+        for (frame, now) in grey.iter().enumerate().skip(1) {
+            if frame - key > KEYS {
+                key = frame - KEYS / 2;
+                levels = Some(Levels::new(&grey[key]));
+                // Where the last frame is, as seen from the new key.
+                guess = to_first[key].back_from(to_first[frame - 1]);
+            }
+            if let Some(levels) = &levels {
+                guess = levels.follow(now, |at| counts(frame, at) && counts(key, at), guess);
+            }
+            to_first.push(guess.then(to_first[key]));
+        }
         let mut steps = vec![Motion::default(); rgb.len().min(1)];
-        for pair in grey.windows(2) {
-            let guess = steps.last().copied().unwrap_or_default();
-            steps.push(between(&pair[0], &pair[1], guess));
-        }
-        let mut to_first: Vec<Motion> = Vec::with_capacity(steps.len());
-        for &step in &steps {
-            let all = to_first.last().map_or(step, |&before| step.then(before));
-            to_first.push(all);
-        }
+        steps.extend(to_first.windows(2).map(|w| w[0].back_from(w[1])));
         Self {
             rgb,
             steps,
             to_first,
         }
     }
+}
+
+/// Every frame at the size that motion is measured at.
+pub fn small_frames(clip: &Clip) -> Vec<[Plane; 3]> {
+    clip.frames
+        .iter()
+        .map(|f| shrink(f, small(f.size)))
+        .collect()
 }
 
 /// The size at which motion is measured, of the same ratio as `full`.
@@ -85,83 +128,141 @@ pub fn small(full: PixelSize) -> PixelSize {
     PixelSize::new(side(full.width), side(full.height))
 }
 
-/// The motion from `now` back to `before`: robust Gauss-Newton on the luma (Lucas & Kanade 1981,
-/// with Tukey's weights so that moving objects do not count), from `guess` and from rest.
-///
-/// Where a featureless background would let a lone object pass for the camera's motion, rest is
-/// preferred: motion must explain what rest does not.
-fn between(before: &Plane, now: &Plane, guess: Motion) -> Motion {
-    let follow = |start: Motion| {
-        let mut motion = start;
-        for scale in [0.25, 0.1, 0.05] {
-            for _ in 0..3 {
-                motion = improve(before, now, motion, scale);
-            }
+/// A frame that others are compared with: blurred and as it is, each with its slopes.
+struct Levels([Slopes; 2]);
+
+/// A plane and its slopes, a longer side.
+struct Slopes {
+    plane: Plane,
+    across: Plane,
+    down: Plane,
+}
+
+impl Slopes {
+    fn new(plane: Plane) -> Self {
+        let size = plane.size;
+        let long = size.width.max(size.height) as f32;
+        let slope = |dx: usize, dy: usize| {
+            let values = (0..plane.values.len()).map(|i| {
+                let (x, y) = (i % size.width, i / size.width);
+                let at = |x: usize, y: usize| {
+                    plane.values[y.min(size.height - 1) * size.width + x.min(size.width - 1)]
+                };
+                let before = at(x.saturating_sub(dx), y.saturating_sub(dy));
+                0.5 * long * (at(x + dx, y + dy) - before)
+            });
+            let values = values.collect();
+            Plane { size, values }
+        };
+        Self {
+            across: slope(1, 0),
+            down: slope(0, 1),
+            plane,
+        }
+    }
+}
+
+impl Levels {
+    fn new(key: &Plane) -> Self {
+        Self([Slopes::new(blurred(key)), Slopes::new(key.clone())])
+    }
+
+    /// The motion from `now` back to the key: robust Gauss-Newton on the luma (Lucas & Kanade
+    /// 1981, with Tukey's weights), coarse to fine, from `guess`.
+    fn follow(&self, now: &Plane, counts: impl Fn([f32; 2]) -> bool, guess: Motion) -> Motion {
+        let points = points(now.size, counts);
+        let soft = blurred(now);
+        let mut motion = guess;
+        for (apart, scale) in [(3, 0.3), (3, 0.2), (3, 0.1)] {
+            motion = improve(&self.0[0], &soft, (&points, apart), (motion, scale));
+        }
+        for scale in [0.15, 0.1, 0.06] {
+            motion = improve(&self.0[1], now, (&points, 1), (motion, scale));
         }
         motion
-    };
-    let cost = |m: Motion| misfit(before, now, m) + COST * (m.dx.abs() + m.dy.abs() + m.zoom.abs());
-    [Motion::default(), follow(Motion::default()), follow(guess)]
-        .into_iter()
-        .min_by(|&a, &b| cost(a).total_cmp(&cost(b)))
-        .unwrap_or_default()
+    }
 }
 
-/// Mean absolute difference after the motion, the worst third left out.
-fn misfit(before: &Plane, now: &Plane, motion: Motion) -> f32 {
-    let mut errors: Vec<f32> = Vec::with_capacity(now.values.len() / 4);
-    each_point(now, |i, p| {
-        let [x, y] = pixel(now.size, motion.apply(p));
-        errors.push((before.sample(x, y) - now.values[i]).abs());
-    });
-    errors.sort_by(f32::total_cmp);
-    let kept = (errors.len() * 2 / 3).max(1);
-    errors.iter().take(kept).sum::<f32>() / kept as f32
-}
-
-/// One Gauss-Newton step; differences above `scale` have no weight.
-fn improve(before: &Plane, now: &Plane, motion: Motion, scale: f32) -> Motion {
-    let mut normal = [[0.0f64; 3]; 3];
-    let mut right = [0.0f64; 3];
-    let long = now.size.width.max(now.size.height) as f32;
-    each_point(now, |i, p| {
-        let [x, y] = pixel(now.size, motion.apply(p));
-        if x < 0.0 || y < 0.0 || x > (now.size.width - 1) as f32 || y > (now.size.height - 1) as f32
-        {
-            return;
-        }
-        let error = before.sample(x, y) - now.values[i];
-        let weight = (1.0 - (error / scale).powi(2)).max(0.0).powi(2);
-        let gx = 0.5 * (before.sample(x + 1.0, y) - before.sample(x - 1.0, y)) * long;
-        let gy = 0.5 * (before.sample(x, y + 1.0) - before.sample(x, y - 1.0)) * long;
-        let row = [gx, gy, gx * p[0] + gy * p[1]].map(f64::from);
-        for a in 0..3 {
-            for b in 0..3 {
-                normal[a][b] += f64::from(weight) * row[a] * row[b];
+/// The mean of the pixels up to two away.
+fn blurred(plane: &Plane) -> Plane {
+    let (w, h) = (plane.size.width, plane.size.height);
+    let run = |values: &[f32], count: usize, lines: usize, (step, line): (usize, usize)| {
+        let mut out = vec![0.0; values.len()];
+        for l in 0..lines {
+            for i in 0..count {
+                let near = i.saturating_sub(2)..(i + 3).min(count);
+                let n = near.len() as f32;
+                let sum: f32 = near.map(|k| values[l * line + k * step]).sum();
+                out[l * line + i * step] = sum / n;
             }
-            right[a] -= f64::from(weight * error) * row[a];
         }
-    });
-    for (a, row) in normal.iter_mut().enumerate() {
-        row[a] += 1e-3;
-    }
-    let [dx, dy, zoom] = solve3(normal, right).map(|v| v as f32);
-    Motion {
-        dx: (motion.dx + dx).clamp(-0.3, 0.3),
-        dy: (motion.dy + dy).clamp(-0.3, 0.3),
-        zoom: (motion.zoom + zoom).clamp(-0.2, 0.2),
+        out
+    };
+    let rows = run(&plane.values, w, h, (1, w));
+    Plane {
+        size: plane.size,
+        values: run(&rows, h, w, (w, 1)),
     }
 }
 
-/// Every second point of the plane, with its index and its place from the middle.
-fn each_point(plane: &Plane, mut visit: impl FnMut(usize, [f32; 2])) {
-    for y in (0..plane.size.height).step_by(2) {
-        for x in (y / 2 % 2..plane.size.width).step_by(2) {
-            visit(
-                y * plane.size.width + x,
-                place(plane.size, [x as f32, y as f32]),
-            );
+/// Index and place of every second pixel that counts.
+fn points(size: PixelSize, counts: impl Fn([f32; 2]) -> bool) -> Vec<(usize, [f32; 2])> {
+    let mut at = Vec::with_capacity(size.width * size.height / 2);
+    for y in 0..size.height {
+        for x in (y % 2..size.width).step_by(2) {
+            let pixel = [x as f32, y as f32];
+            if counts(pixel) {
+                at.push((y * size.width + x, place(size, pixel)));
+            }
         }
+    }
+    at
+}
+
+/// One Gauss-Newton step by every `apart`th point; differences above `scale` have no weight.
+fn improve(
+    key: &Slopes,
+    now: &Plane,
+    (points, apart): (&[(usize, [f32; 2])], usize),
+    (motion, scale): (Motion, f32),
+) -> Motion {
+    let size = now.size;
+    let edge = [size.width, size.height].map(|s| (s - 1) as f32);
+    let mut normal = [[0.0f64; 4]; 4];
+    let mut right = [0.0f64; 4];
+    for &(i, p) in points.iter().step_by(apart) {
+        let [x, y] = pixel(size, motion.apply(p));
+        if x < 0.0 || y < 0.0 || x > edge[0] || y > edge[1] {
+            continue;
+        }
+        let error = key.plane.sample(x, y) - now.values[i];
+        let weight = (1.0 - (error / scale).powi(2)).max(0.0).powi(2);
+        if weight == 0.0 {
+            continue;
+        }
+        let (gx, gy) = (key.across.sample(x, y), key.down.sample(x, y));
+        let row = [gx, gy, gx * p[0] + gy * p[1], gx * p[1]];
+        for a in 0..4 {
+            for b in a..4 {
+                normal[a][b] += f64::from(weight * row[a] * row[b]);
+            }
+            right[a] -= f64::from(weight * error * row[a]);
+        }
+    }
+    for a in 0..4 {
+        for b in 0..a {
+            normal[a][b] = normal[b][a];
+        }
+        // Where a featureless picture says nothing, rest.
+        normal[a][a] += REST;
+        right[a] -= REST * f64::from(motion.parts()[a]);
+    }
+    let by = solve(normal, right).map(|v| v as f32);
+    Motion {
+        dx: (motion.dx + by[0]).clamp(-0.4, 0.4),
+        dy: (motion.dy + by[1]).clamp(-0.4, 0.4),
+        zoom: (motion.zoom + by[2]).clamp(-0.3, 0.3),
+        lean: (motion.lean + by[3]).clamp(-0.3, 0.3),
     }
 }
 
@@ -183,11 +284,11 @@ pub fn pixel(size: PixelSize, [x, y]: [f32; 2]) -> [f32; 2] {
     ]
 }
 
-/// Solves a symmetric positive definite 3x3 system by elimination.
-fn solve3(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
-    for k in 0..3 {
+/// Solves a symmetric positive definite system by elimination.
+fn solve<const N: usize>(mut a: [[f64; N]; N], mut b: [f64; N]) -> [f64; N] {
+    for k in 0..N {
         let pivot = a[k];
-        for row in k + 1..3 {
+        for row in k + 1..N {
             let factor = a[row][k] / pivot[k];
             for (value, above) in a[row].iter_mut().zip(pivot) {
                 *value -= factor * above;
@@ -195,16 +296,38 @@ fn solve3(mut a: [[f64; 3]; 3], mut b: [f64; 3]) -> [f64; 3] {
             b[row] -= factor * b[k];
         }
     }
-    let z = b[2] / a[2][2];
-    let y = (b[1] - a[1][2] * z) / a[1][1];
-    let x = (b[0] - a[0][1] * y - a[0][2] * z) / a[0][0];
-    [x, y, z]
+    for k in (0..N).rev() {
+        let known: f64 = (k + 1..N).map(|j| a[k][j] * b[j]).sum();
+        b[k] = (b[k] - known) / a[k][k];
+    }
+    b
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use gallop_core::Frame;
+
+    #[test]
+    fn motions_are_undone() {
+        let a = Motion {
+            dx: 0.1,
+            dy: -0.05,
+            zoom: 0.2,
+            lean: 0.07,
+        };
+        let b = Motion {
+            dx: -0.03,
+            dy: 0.08,
+            zoom: -0.1,
+            lean: 0.02,
+        };
+        // b, seen from a, and then a: b again.
+        let again = a.back_from(b).then(a);
+        for (x, y) in again.parts().iter().zip(b.parts()) {
+            assert!((x - y).abs() < 1e-6, "{again:?}");
+        }
+    }
 
     /// A smooth pattern seen by a camera at (`x`, `y`) with magnification `m`.
     fn seen(x: f32, y: f32, m: f32) -> Frame {

@@ -27,36 +27,53 @@ impl Plane {
     }
 }
 
-/// Red, green and blue of a frame in [0, 1], averaged down to `size`.
+/// Red, green and blue of a frame in [0, 1], each pixel of `size` the mean of what it covers.
 pub fn shrink(frame: &Frame, size: PixelSize) -> [Plane; 3] {
+    let across = coverage(frame.size.width, size.width);
+    let down = coverage(frame.size.height, size.height);
+    // Rows first, so that columns are summed once.
+    let mut rows = vec![[0.0f32; 3]; frame.size.height * size.width];
+    for (y, row) in rows.chunks_exact_mut(size.width).enumerate() {
+        let from = &frame.rgb[y * frame.size.width * 3..(y + 1) * frame.size.width * 3];
+        for (out, (first, weights)) in row.iter_mut().zip(&across) {
+            for (pixel, w) in from[first * 3..].chunks_exact(3).zip(weights) {
+                for c in 0..3 {
+                    out[c] += w * f32::from(pixel[c]);
+                }
+            }
+        }
+    }
     let mut planes = [0, 1, 2].map(|_| Plane {
         size,
         values: vec![0.0; size.width * size.height],
     });
-    let edge = |i: usize, to: usize, from: usize| i * from / to;
-    for y in 0..size.height {
-        let rows = edge(y, size.height, frame.size.height)
-            ..edge(y + 1, size.height, frame.size.height)
-                .max(edge(y, size.height, frame.size.height) + 1);
-        for x in 0..size.width {
-            let left = edge(x, size.width, frame.size.width);
-            let columns = left..edge(x + 1, size.width, frame.size.width).max(left + 1);
-            let mut sum = [0u32; 3];
-            for row in rows.clone() {
-                for column in columns.clone() {
-                    let pixel = frame.pixel(column, row);
-                    for c in 0..3 {
-                        sum[c] += u32::from(pixel[c]);
-                    }
+    for (y, (first, weights)) in down.iter().enumerate() {
+        for (k, w) in weights.iter().enumerate() {
+            let row = &rows[(first + k) * size.width..(first + k + 1) * size.width];
+            for (c, plane) in planes.iter_mut().enumerate() {
+                let to = &mut plane.values[y * size.width..(y + 1) * size.width];
+                for (out, value) in to.iter_mut().zip(row) {
+                    *out += w / 255.0 * value[c];
                 }
-            }
-            let scale = 1.0 / (255.0 * (rows.len() * columns.len()) as f32);
-            for c in 0..3 {
-                planes[c].values[y * size.width + x] = sum[c] as f32 * scale;
             }
         }
     }
     planes
+}
+
+/// For each of `to` pixels: the first of `from` that it covers, and the shares of that and the next.
+fn coverage(from: usize, to: usize) -> Vec<(usize, Vec<f32>)> {
+    let step = from as f64 / to as f64;
+    (0..to)
+        .map(|i| {
+            let (left, right) = (i as f64 * step, (i + 1) as f64 * step);
+            let first = (left as usize).min(from - 1);
+            let last = (right.ceil() as usize).clamp(first + 1, from);
+            let share = |k: usize| (right.min(k as f64 + 1.0) - left.max(k as f64)) / step;
+            let weights = (first..last).map(|k| share(k).max(0.0) as f32).collect();
+            (first, weights)
+        })
+        .collect()
 }
 
 /// Luma (BT.709 weights) of three colour planes.
@@ -133,7 +150,7 @@ mod tests {
         let mean = |p: &Plane| p.values.iter().sum::<f32>() / p.values.len() as f32;
         let (fine, coarse) = (
             luma(&shrink(&frame, frame.size)),
-            luma(&shrink(&frame, PixelSize::new(16, 8))),
+            luma(&shrink(&frame, PixelSize::new(15, 9))),
         );
         assert!((mean(&fine) - mean(&coarse)).abs() < 1e-4);
         assert!((fine.sample(1.5, 0.0) - 0.5 * (fine.values[1] + fine.values[2])).abs() < 1e-6);

@@ -14,10 +14,13 @@ pub struct Row {
     pub name: String,
     /// Clips.
     pub clips: usize,
-    /// Impacts seen in them.
-    pub impacts: usize,
+    /// Impacts seen in them; `None` where no clip is of a kind that has any.
+    pub impacts: Option<usize>,
     /// Share of the impacts that have a sound within 200 ms.
     pub matched: Option<f64>,
+    /// The same share for sounds shifted in time: what is matched by chance.
+    #[serde(default)]
+    pub matched_by_chance: Option<f64>,
     /// Median of |onset - impact| over those, in milliseconds.
     pub offset_median_ms: Option<f64>,
     /// 95th percentile of the same.
@@ -62,8 +65,10 @@ impl Row {
         Self {
             name: name.to_string(),
             clips: measures.len(),
-            impacts,
+            impacts: (!syncs.is_empty()).then_some(impacts),
             matched: (impacts > 0).then(|| offsets.len() as f64 / impacts as f64),
+            matched_by_chance: (impacts > 0)
+                .then(|| syncs.iter().map(|s| s.chance).sum::<f64>() / impacts as f64),
             offset_median_ms: quantile(&offsets, 0.5),
             offset_p95_ms: quantile(&offsets, 0.95),
             accuracy,
@@ -72,7 +77,7 @@ impl Row {
             lips: mean(measures.iter().filter_map(|m| Some(m.lips?.correlation))),
             lips_lag_ms: quantile(&lags, 0.5),
             seconds: mean(measures.iter().filter_map(|m| m.seconds)),
-            peak_mib: None,
+            peak_mib: measures.iter().filter_map(|m| m.peak_mib).reduce(f64::max),
         }
     }
 }
@@ -107,11 +112,12 @@ pub fn table(rows: &[Row]) -> String {
         }
     };
     line("clips", &|r| Some(r.clips.to_string()));
-    line("impacts seen", &|r| {
-        (r.impacts > 0).then(|| r.impacts.to_string())
-    });
+    line("impacts seen", &|r| r.impacts.map(|n| n.to_string()));
     line("impacts with a sound within 200 ms", &|r| {
         r.matched.map(percent)
+    });
+    line("the same by chance (sound shifted in time)", &|r| {
+        r.matched_by_chance.map(percent)
     });
     line("onset to impact, median", &|r| {
         r.offset_median_ms.map(|v| format!("{v:.0} ms"))
@@ -169,6 +175,7 @@ mod tests {
             .into(),
             sync: Some(Sync {
                 impacts: 2,
+                chance: 0.5,
                 offsets_ms: offsets.to_vec(),
             }),
             ..Measures::default()
@@ -179,6 +186,7 @@ mod tests {
         );
         assert_eq!(row.accuracy["colour"], (1, 2));
         assert_eq!(row.matched, Some(0.75));
+        assert_eq!(row.matched_by_chance, Some(0.25));
         assert_eq!(
             (row.offset_median_ms, row.offset_p95_ms),
             (Some(20.0), Some(30.0))

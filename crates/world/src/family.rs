@@ -3,7 +3,7 @@
 use gallop_core::ClipShape;
 
 use crate::WorldRng;
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, Colour};
 use crate::families;
 use crate::render::{Painter, Setting};
 use crate::sound::Score;
@@ -86,6 +86,8 @@ pub struct Placed {
     pub half: [f64; 2],
     /// Whether it is there at all (a burst is not, before it happens).
     pub present: bool,
+    /// Its colour, if it is what the captions count and name the colour of.
+    pub colour: Option<Colour>,
 }
 
 /// Every family there is, in a fixed order.

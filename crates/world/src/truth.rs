@@ -3,7 +3,7 @@
 use gallop_core::ClipShape;
 use serde::{Deserialize, Serialize};
 
-use crate::Attributes;
+use crate::{Attributes, Colour};
 
 /// Everything known about one rendered clip; written beside it as JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct Event {
 pub struct Track {
     /// What it is.
     pub label: String,
+    /// Its colour, if it is what the captions count and name the colour of.
+    #[serde(default)]
+    pub colour: Option<Colour>,
     /// One entry a frame.
     pub points: Vec<TrackPoint>,
 }

@@ -266,6 +266,7 @@ fn tracks(stage: &dyn Stage, cameraman: &Cameraman, shape: ClipShape) -> Vec<Tra
         .iter()
         .map(|placed| Track {
             label: placed.label.to_owned(),
+            colour: placed.colour,
             points: Vec::with_capacity(shape.frames),
         })
         .collect();

@@ -19,24 +19,22 @@ pub struct HeldoutPrompt {
     pub mentions: Vec<String>,
     /// What it speaks of.
     pub attributes: Attributes,
-    /// The world's seed of a clip that shows it (`WorldConfig` with `Split::Heldout`, same
-    /// families, default size and length).
+    /// The world's seed of a clip that shows it (the same `WorldConfig`, with `Split::Heldout`).
     pub seed: u64,
 }
 
-/// `n` prompts in `lang`, of the given families (empty: all), medium and long in turn.
+/// `n` prompts in `lang` of clips that `world` would draw from its held-out part, medium and long in turn.
 ///
 /// # Errors
-/// If a family is not registered.
+/// As [`WorldConfig::spec`].
 pub fn heldout_prompts(
     n: usize,
     lang: &str,
-    families: &[String],
+    world: &WorldConfig,
 ) -> Result<Vec<HeldoutPrompt>, WorldError> {
     let config = WorldConfig {
-        families: families.to_vec(),
         split: Split::Heldout,
-        ..WorldConfig::default()
+        ..world.clone()
     };
     let mut prompts = Vec::with_capacity(n);
     // A language without a family's templates skips it; one without any would never end.

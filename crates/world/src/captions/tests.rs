@@ -122,7 +122,8 @@ fn wordings_of_the_splits_are_disjoint() {
 #[test]
 fn there_are_enough_heldout_prompts_in_both_languages() {
     for lang in ["en", "zh"] {
-        let prompts = heldout_prompts(60, lang, &[]).expect("families are registered");
+        let prompts =
+            heldout_prompts(60, lang, &WorldConfig::default()).expect("families are registered");
         assert_eq!(prompts.len(), 60);
         assert!(prompts.iter().all(|p| crate::is_heldout(&p.attributes)));
     }

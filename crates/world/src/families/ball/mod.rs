@@ -81,6 +81,7 @@ struct One {
     bounce: Bounce,
     lane: Lane,
     skin: paint::Skin,
+    colour: Colour,
 }
 
 struct BallStage {
@@ -158,6 +159,7 @@ impl Plan {
             lane: self.lane(a, (index, half), &bounce, rng),
             bounce,
             skin: paint::Skin::new(&a.subject, a.colour(index), rng),
+            colour: a.colour(index),
         }
     }
 
@@ -232,6 +234,7 @@ impl Stage for BallStage {
                     at: [ball.lane.x(time), pose.y, ball.z],
                     half: [pose.half_x, pose.half_y],
                     present: true,
+                    colour: Some(ball.colour),
                 }
             })
             .collect()

@@ -159,11 +159,35 @@ fn plain_clip(camera: Camera) -> crate::Rendered {
 }
 
 #[test]
+fn tracks_know_the_colours_that_captions_name() {
+    for seed in 0..40 {
+        let a = spec(seed, Look::Flat).attributes;
+        let shape = ClipShape {
+            frames: 1,
+            size: PixelSize::new(64, 48),
+        };
+        let one = Spec {
+            seed,
+            shape,
+            attributes: a.clone(),
+            split: crate::Split::Train,
+        };
+        let tracks = crate::render_spec(&one, false).unwrap().truth.tracks;
+        let mut seen: Vec<_> = tracks.iter().filter_map(|t| t.colour).collect();
+        let mut told: Vec<_> = (0..a.count).map(|i| a.colour(i)).collect();
+        seen.sort();
+        told.sort();
+        assert_eq!(seen, told);
+    }
+}
+
+#[test]
 fn pixels_show_the_ball_where_the_track_and_the_impact_say() {
     let teal = |[r, g, b]: [u8; 3]| r < 110 && g > 90 && b > 90 && g.abs_diff(b) < 30;
     for &camera in Camera::ALL {
         let rendered = plain_clip(camera);
         let track = &rendered.truth.tracks[0];
+        assert_eq!(track.colour, Some(Colour::Teal));
         let mut bottoms = Vec::new();
         for (frame, point) in rendered.clip.frames.iter().zip(&track.points) {
             let (top, bottom, x) = extent(frame, teal).expect("the ball is seen");

@@ -269,6 +269,7 @@ impl Stage for FaceStage {
                 at: [head[0], head[1], 0.0],
                 half: [draw::HEAD[0] * k, draw::HEAD[1] * k],
                 present: true,
+                colour: None,
             },
             // Its height is that of the opening between the lips.
             Placed {
@@ -276,6 +277,7 @@ impl Stage for FaceStage {
                 at: [mouth[0], mouth[1], 0.0],
                 half: [f64::from(half) * k, 0.5 * f64::from(open) * k],
                 present: true,
+                colour: None,
             },
         ]
     }

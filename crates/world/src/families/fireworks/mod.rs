@@ -146,13 +146,15 @@ impl Stage for FireworksStage {
     fn objects(&self, time: f64) -> Vec<Placed> {
         self.shells
             .iter()
-            .map(|shell| {
+            .enumerate()
+            .map(|(index, shell)| {
                 let (middle, half) = shell.extent(time);
                 Placed {
                     label: "firework",
                     at: [middle[0], middle[1], DEPTH],
                     half: [half, half],
                     present: time >= shell.launch && time < shell.burst + shell.burn,
+                    colour: Some(self.attributes.colour(index)),
                 }
             })
             .collect()

@@ -145,6 +145,7 @@ impl Stage for HorseStage {
             ],
             half: [0.5 * body::LENGTH, half],
             present: true,
+            colour: self.attributes.colours.first().copied(),
         }]
     }
 

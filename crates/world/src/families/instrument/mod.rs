@@ -308,6 +308,7 @@ impl Stage for StruckStage {
                     at: [one.x, middle, 0.0],
                     half,
                     present: true,
+                    colour: Some(one.colour),
                 }
             })
             .collect();
@@ -317,6 +318,7 @@ impl Stage for StruckStage {
                 at: self.contact(i),
                 half: xylophone::bar_half(&self.instruments[0], i),
                 present: true,
+                colour: None,
             }));
         }
         objects.extend(self.heads(time).into_iter().map(|at| Placed {
@@ -324,6 +326,7 @@ impl Stage for StruckStage {
             at,
             half: [draw::HEAD, draw::HEAD],
             present: true,
+            colour: None,
         }));
         objects
     }

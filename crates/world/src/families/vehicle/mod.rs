@@ -149,6 +149,7 @@ impl Stage for VehicleStage {
             at: [self.x(time), 0.5 * self.model.height(), LANE],
             half: [0.5 * self.model.length(), 0.5 * self.model.height()],
             present: true,
+            colour: self.attributes.colours.first().copied(),
         }]
     }
 

@@ -1,0 +1,395 @@
+//! Fitting the detectors to clips that the world renders.
+
+use std::collections::BTreeMap;
+
+use gallop_core::{Cancel, Progress};
+use gallop_world::{Attributes, Rendered, Split, Truth, WorldConfig, WorldError};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::classifier::Classifier;
+use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, around, label, numbers};
+use crate::error::EvalError;
+use crate::features::{Features, Seen};
+use crate::finder::{Example, Finder};
+use crate::motion::small_frames;
+use crate::namer::{Lesson, Namer, Thing};
+use crate::net::Noise;
+use crate::tracks::Path;
+
+/// Seeds of fitting clips begin here, far from those of training and of prompts.
+const FIRST_SEED: u64 = 7_000_000_000;
+/// Seeds of the clips that the finder learns from, likewise.
+const FINDER_SEED: u64 = 8_000_000_000;
+/// Seeds of the clips that fitted detectors are tried on.
+const TEST_SEED: u64 = 9_000_000_000;
+/// Clips rendered between two reports of progress.
+const BATCH: usize = 16;
+/// Frames of each clip that the finder learns from.
+const FRAMES: usize = 4;
+
+/// How much work a fit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Clips that the finder learns from, and times that each frame is shown.
+    pub finder: (usize, usize),
+    /// Clips that the names are learnt from.
+    pub clips: usize,
+    /// Times that each is shown to the networks of subject and colour, and to the other ones.
+    pub rounds: (usize, usize),
+    /// Held-out clips that the result is tried on.
+    pub tests: usize,
+}
+
+impl Effort {
+    /// As much as `clips` clips allow.
+    pub fn of_clips(clips: usize) -> Self {
+        Self {
+            finder: (clips, 6),
+            clips,
+            rounds: (16, 40),
+            tests: clips.div_ceil(6),
+        }
+    }
+}
+
+/// What was seen of a rendered clip, and what it truly shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Watched {
+    /// What was seen.
+    pub features: Features,
+    /// What is shown.
+    pub attributes: Attributes,
+    /// The true colour of each thing in `features`; `None` if it is not one of the world's.
+    pub colours: Vec<Option<String>>,
+}
+
+/// Frames for the finder to learn from.
+pub struct Material(pub Vec<Example>);
+
+impl Material {
+    /// Frames of one clip.
+    fn of(rendered: &Rendered) -> Vec<Example> {
+        let rgb = small_frames(&rendered.clip);
+        let size = rgb[0][0].size;
+        let mut noise = Noise::new(rendered.truth.seed);
+        (0..FRAMES)
+            .map(|_| {
+                let frame = noise.below(rgb.len());
+                let things = rendered
+                    .truth
+                    .tracks
+                    .iter()
+                    .filter(|t| t.colour.is_some() && t.points[frame].visible)
+                    .map(|t| {
+                        let p = t.points[frame];
+                        let (w, h) = (size.width as f32, size.height as f32);
+                        ([p.x * w, p.y * h], [p.rx * w, p.ry * h])
+                    })
+                    .collect();
+                Example::new(&rgb, frame, things)
+            })
+            .collect()
+    }
+}
+
+impl Watched {
+    /// Looks at a rendered clip.
+    pub fn new(rendered: &Rendered, finder: &Finder) -> Self {
+        let seen = Seen::new(&rendered.clip, finder);
+        let colours = seen
+            .paths
+            .iter()
+            .take(seen.features.things.len())
+            .map(|path| colour_of(path, &rendered.truth))
+            .collect();
+        Self {
+            features: seen.features,
+            attributes: rendered.truth.attributes.clone(),
+            colours,
+        }
+    }
+}
+
+/// The colour of the true object that the path follows.
+fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
+    let size = truth.shape.size;
+    let long = size.width.max(size.height) as f32;
+    let sides = [size.width, size.height].map(|s| s as f32 / long);
+    let (far, track) = truth
+        .tracks
+        .iter()
+        .filter(|t| t.colour.is_some())
+        .map(|track| {
+            let far: f32 = path
+                .iter()
+                .map(|(frame, spot)| {
+                    let p = track.points[*frame];
+                    let at = [(p.x - 0.5) * sides[0], (p.y - 0.5) * sides[1]];
+                    let reach = (p.rx * sides[0]).max(p.ry * sides[1]).max(1e-3);
+                    (at[0] - spot.seen[0]).hypot(at[1] - spot.seen[1]) / reach
+                })
+                .sum();
+            (far / path.len() as f32, track)
+        })
+        .min_by(|a, b| a.0.total_cmp(&b.0))?;
+    (far < 0.7).then(|| track.colour.map(|c| c.key().to_string()))?
+}
+
+/// The part of the world that fitting clip `i` is drawn from: both, as often as they are.
+///
+/// Detectors measure; they are not measured by what they never saw. From the training part alone
+/// they would learn that combinations which it leaves out do not exist.
+pub fn natural(i: usize) -> Split {
+    if i.is_multiple_of(9) {
+        Split::Heldout
+    } else {
+        Split::Train
+    }
+}
+
+/// Renders clips `from..from + n`, of one part of the world or of both, and keeps what `look` makes of them; `None` when cancelled.
+fn rendered<T: Send>(
+    (world, split): (&WorldConfig, Option<Split>),
+    (from, n): (u64, usize),
+    look: impl Fn(&Rendered) -> T + Sync,
+    (progress, cancel): (&dyn Progress, &Cancel),
+) -> Result<Option<Vec<T>>, WorldError> {
+    let mut all = Vec::with_capacity(n);
+    while all.len() < n {
+        if cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let batch: Result<Vec<T>, WorldError> = (all.len()..(all.len() + BATCH).min(n))
+            .into_par_iter()
+            .map(|i| {
+                let one = match split {
+                    Some(split) => part(world, split),
+                    None => part(world, natural(i)),
+                };
+                Ok(look(&one.render(from + i as u64)?))
+            })
+            .collect();
+        all.extend(batch?);
+        progress.at(all.len() as u64);
+    }
+    Ok(Some(all))
+}
+
+impl Detectors {
+    /// Renders clips of `world` and fits detectors to them; tries them on its held-out part.
+    /// `None` when cancelled.
+    ///
+    /// # Errors
+    /// A family that is not registered; no clip.
+    pub fn fit(
+        world: &WorldConfig,
+        effort: Effort,
+        progress: &dyn Progress,
+        cancel: &Cancel,
+    ) -> Result<Option<Self>, EvalError> {
+        let Some(finder) = fit_finder(world, effort, progress, cancel)? else {
+            return Ok(None);
+        };
+        progress.stage("clips for names", effort.clips as u64);
+        let watched = rendered(
+            (world, None),
+            (FIRST_SEED, effort.clips),
+            |r| Watched::new(r, &finder),
+            (progress, cancel),
+        )?;
+        let Some(watched) = watched else {
+            return Ok(None);
+        };
+        progress.stage("names", 3);
+        let mut detectors = Self::of(finder, &watched, effort.rounds, |done| progress.at(done))?;
+        detectors.fitted.families.clone_from(&world.families);
+        detectors.fitted.looks = world.looks.iter().map(|l| l.key().to_string()).collect();
+        progress.stage("held-out clips", effort.tests as u64);
+        let tests = rendered(
+            (world, Some(Split::Heldout)),
+            (TEST_SEED, effort.tests),
+            |r| Watched::new(r, &detectors.finder),
+            (progress, cancel),
+        )?;
+        let Some(tests) = tests else {
+            return Ok(None);
+        };
+        detectors.fitted.accuracy = detectors.tried(&tests);
+        Ok(Some(detectors))
+    }
+
+    /// Detectors from a finder and what it saw.
+    ///
+    /// # Errors
+    /// If no clip was watched.
+    pub fn of(
+        finder: Finder,
+        watched: &[Watched],
+        (looks, numbers_rounds): (usize, usize),
+        mut report: impl FnMut(u64),
+    ) -> Result<Self, EvalError> {
+        if watched.is_empty() {
+            return Err(EvalError::Nothing);
+        }
+        let subject = subject_namer(watched, looks);
+        report(1);
+        let colour = colour_namer(watched, looks);
+        report(2);
+        let mut plain = BTreeMap::new();
+        for attribute in PLAIN {
+            let (features, labels): (Vec<_>, Vec<_>) = watched
+                .iter()
+                .filter_map(|w| {
+                    let label = label(&w.attributes, attribute)?;
+                    Some((numbers(&w.features, attribute), label))
+                })
+                .unzip();
+            // What never varies needs no detector.
+            if labels.windows(2).any(|w| w[0] != w[1]) {
+                let classifier = Classifier::learn(&features, &labels, numbers_rounds);
+                plain.insert(attribute.to_string(), classifier);
+            }
+        }
+        report(3);
+        Ok(Self {
+            fitted: Fitted {
+                clips: watched.len(),
+                ..Fitted::default()
+            },
+            finder,
+            subject,
+            colour,
+            plain,
+        })
+    }
+
+    /// How often each attribute is named right.
+    pub fn tried(&self, tests: &[Watched]) -> BTreeMap<String, (usize, usize)> {
+        let mut accuracy: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for test in tests {
+            for attribute in ATTRIBUTES {
+                let (Some(want), Some(got)) = (
+                    label(&test.attributes, attribute),
+                    self.name(attribute, &test.features),
+                ) else {
+                    continue;
+                };
+                let entry = accuracy.entry(attribute.to_string()).or_default();
+                entry.0 += usize::from(want == got);
+                entry.1 += 1;
+            }
+        }
+        accuracy
+    }
+}
+
+fn part(world: &WorldConfig, split: Split) -> WorldConfig {
+    WorldConfig {
+        split,
+        ..world.clone()
+    }
+}
+
+/// A finder taught by frames of rendered clips; `None` when cancelled.
+///
+/// # Errors
+/// As rendering.
+pub fn fit_finder(
+    world: &WorldConfig,
+    effort: Effort,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Option<Finder>, EvalError> {
+    let (clips, rounds) = effort.finder;
+    progress.stage("clips for the finder", clips as u64);
+    let silent = WorldConfig {
+        audio: false,
+        ..world.clone()
+    };
+    let frames = rendered(
+        (&silent, None),
+        (FINDER_SEED, clips),
+        Material::of,
+        (progress, cancel),
+    )?;
+    let Some(frames) = frames else {
+        return Ok(None);
+    };
+    let examples: Vec<Example> = frames.into_iter().flatten().collect();
+    if examples.is_empty() {
+        return Err(EvalError::Nothing);
+    }
+    let mut finder = Finder::new();
+    progress.stage("finder", (examples.len() * rounds / 16) as u64);
+    finder.learn(&examples, rounds, |done, _| {
+        progress.at(done as u64);
+        !cancel.is_cancelled()
+    });
+    Ok((!cancel.is_cancelled()).then_some(finder))
+}
+
+fn sorted(labels: impl Iterator<Item = String>) -> Vec<String> {
+    let mut classes: Vec<String> = labels.collect();
+    classes.sort();
+    classes.dedup();
+    classes
+}
+
+/// Learns subjects from every thing, and from clips in which nothing was found.
+fn subject_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
+    let classes = sorted(watched.iter().map(|w| w.attributes.subject.clone()));
+    if classes.len() < 2 {
+        return None;
+    }
+    let nothing = Thing::default();
+    let known: Vec<Vec<f32>> = watched
+        .iter()
+        .map(|w| around(&w.features, "subject"))
+        .collect();
+    let mut lessons = Vec::new();
+    for (w, known) in watched.iter().zip(&known) {
+        let name = classes.binary_search(&w.attributes.subject).unwrap_or(0);
+        let mut lesson = |thing| {
+            lessons.push(Lesson {
+                thing,
+                around: known,
+                name,
+            });
+        };
+        w.features.things.iter().take(3).for_each(&mut lesson);
+        if w.features.things.is_empty() {
+            lesson(&nothing);
+        }
+    }
+    Some(Namer::learn(classes, &lessons, (rounds, 0.1), |_, _| true))
+}
+
+/// Learns colours from the things whose colour is known.
+fn colour_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
+    let classes = sorted(
+        watched
+            .iter()
+            .flat_map(|w| w.colours.iter().flatten().cloned()),
+    );
+    if classes.len() < 2 {
+        return None;
+    }
+    let known: Vec<Vec<f32>> = watched
+        .iter()
+        .map(|w| around(&w.features, "colour"))
+        .collect();
+    let mut lessons = Vec::new();
+    for (w, known) in watched.iter().zip(&known) {
+        for (thing, colour) in w.features.things.iter().zip(&w.colours) {
+            if let Some(colour) = colour {
+                lessons.push(Lesson {
+                    thing,
+                    around: known,
+                    name: classes.binary_search(colour).unwrap_or(0),
+                });
+            }
+        }
+    }
+    Some(Namer::learn(classes, &lessons, (rounds, 0.1), |_, _| true))
+}
