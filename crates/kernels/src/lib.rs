@@ -3,6 +3,9 @@
 mod activation;
 mod attention;
 mod conv;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
 mod frames;
 mod frozen;
 pub mod gemm;
@@ -20,6 +23,7 @@ mod storage;
 pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
+pub use device::cuda_device;
 pub use frames::{frames, overlap_add};
 pub use frozen::{Frozen, Numbers};
 pub use gemm::Precision;
