@@ -17,6 +17,7 @@ mod resample;
 mod rope;
 mod rows;
 mod segments;
+pub mod selftest;
 mod simd;
 mod storage;
 

@@ -2,6 +2,9 @@
 #pragma once
 #define GALLOP_EMULATE 1
 #define __CUDA_ARCH__ 500
+#define __CUDACC_VER_MAJOR__ 13
+#define __CUDACC_VER_MINOR__ 0
+#include <assert.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -39,6 +42,7 @@ extern "C" void gallop_sync_warp();
 
 #define __global__ __attribute__((used))
 #define __device__
+#define __host__
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
@@ -86,6 +90,15 @@ inline float __uint_as_float(unsigned u) {
     memcpy(&x, &u, 4);
     return x;
 }
+template <class To, class From> To gallop_bits(From from) {
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+inline int __float_as_int(float x) { return gallop_bits<int>(x); }
+inline float __int_as_float(int x) { return gallop_bits<float>(x); }
+inline long long __double_as_longlong(double x) { return gallop_bits<long long>(x); }
+inline double __longlong_as_double(long long x) { return gallop_bits<double>(x); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
@@ -98,9 +111,25 @@ template <class A, class B> std::common_type_t<A, B> max(A a, B b) {
     return x < y ? y : x;
 }
 using std::isnan;
-template <class T> T atomicAdd(T *to, T value) {
+using std::signbit;
+template <class T, class V> T atomicAdd(T *to, V value) {
     T old = *to;
-    *to += value;
+    *to += (T)value;
+    return old;
+}
+template <class T, class A, class B> T atomicCAS(T *to, A expected, B value) {
+    T old = *to;
+    if (old == (T)expected) *to = (T)value;
+    return old;
+}
+template <class T, class V> T atomicMax(T *to, V value) {
+    T old = *to;
+    if (old < (T)value) *to = (T)value;
+    return old;
+}
+template <class T, class V> T atomicMin(T *to, V value) {
+    T old = *to;
+    if ((T)value < old) *to = (T)value;
     return old;
 }
 
