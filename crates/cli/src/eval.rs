@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 use gallop_core::{Cancel, Clip, ClipShape, Frame, Plan, Progress, Ratio, Request};
 use gallop_engine::{EngineError, Foal, generate, reconstruct};
 use gallop_eval::{Detectors, Measures, Row, measure, table};
@@ -14,6 +13,7 @@ use gallop_world::{HeldoutPrompt, Split, WorldConfig, heldout_prompts, render_sp
 use serde::Serialize;
 
 use crate::args::Eval;
+use crate::device::open_device;
 use crate::model::load;
 use crate::world::write_aside;
 
@@ -41,7 +41,7 @@ struct Report {
 
 /// Measures the world itself, the world through the autoencoders, the model, and an untrained one.
 pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-    let device = Device::Cpu;
+    let device = open_device(args.device)?;
     let model = load(args.model.as_deref(), &device)?;
     let plan = plan(args, &model)?;
     fs::create_dir_all(&args.output)

@@ -5,7 +5,6 @@ mod public;
 use std::time::Instant;
 
 use anyhow::Result;
-use candle_core::Device;
 use gallop_core::{Cancel, Frame, Plan, Progress, Request, UserError};
 use gallop_engine::{FoalInfo, Sampler, generate};
 use gallop_media::ClipWriter;
@@ -13,6 +12,7 @@ use gallop_model::public::PublicModel;
 use serde_json::json;
 
 use crate::args::{self, Generate};
+use crate::device::open_device;
 use crate::model::load;
 use crate::ui;
 
@@ -49,8 +49,9 @@ fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
         return Ok(());
     }
 
+    let device = open_device(args.device)?;
     progress.stage("load", 1);
-    let mut model = load(args.model.as_deref(), &Device::Cpu)?;
+    let mut model = load(args.model.as_deref(), &device)?;
     model.info.sampling.sampler = args.sampler.map_or(info.sampling.sampler, sampler);
     progress.at(1);
     let mut writer = ClipWriter::create(&args.output, plan.clip.size, plan.request.audio)?;

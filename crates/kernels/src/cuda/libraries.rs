@@ -90,7 +90,8 @@ fn open_all(folders: &[PathBuf]) -> std::result::Result<(), String> {
 fn inside(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let pythons = children(&folder.join("lib")).into_iter();
-    let pythons = pythons.map(|python| python.join("site-packages"));
+    let pythons =
+        pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|kind| python.join(kind)));
     for site in std::iter::once(folder.to_path_buf()).chain(pythons) {
         let packages = children(&site.join("nvidia")).into_iter();
         found.extend(packages.map(|package| package.join("lib")));
