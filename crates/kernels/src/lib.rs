@@ -1,6 +1,7 @@
 //! The fast operations, forward and backward, as candle custom ops.
 
 mod activation;
+mod adam;
 mod attention;
 mod conv;
 #[cfg(feature = "cuda")]
@@ -22,6 +23,7 @@ mod simd;
 mod storage;
 
 pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
+pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
 pub use device::cuda_device;

@@ -126,9 +126,11 @@ pub fn pixel_loss(
     }
     let kept = |x: &Tensor| x.narrow(1, skip, frames - skip);
     let gap = (kept(predicted)? - kept(target)?)?;
-    let squares = gap.sqr()?.mean_all()?;
+    let count = gap.elem_count().max(1) as f64;
+    let mean = |x: Tensor| gallop_kernels::sum_in_parts(&x)? / count;
+    let squares = mean(gap.sqr()?)?;
     let [absolute, squared] = judged.map(f64::from);
-    let total = ((gap.abs()?.mean_all()? * absolute)? + (&squares * squared)?)?;
+    let total = ((mean(gap.abs()?)? * absolute)? + (&squares * squared)?)?;
     Ok(PixelLoss {
         value: f64::from(total.to_scalar::<f32>()?),
         mse: f64::from(squares.to_scalar::<f32>()?),

@@ -3,6 +3,7 @@
 //! All work goes through one queue a device, in order, so that memory can be given back as soon as its last use is
 //! queued. Sums are in a fixed order: equal inputs give equal results.
 
+mod adam;
 mod attention;
 mod conv;
 mod gpu;
@@ -19,6 +20,7 @@ use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_po
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
 use candle_core::{Device, Result, bail};
 
+pub(crate) use adam::adam;
 pub(crate) use attention::{Layer, Lse, attention, attention_backward, layer, layer_backward};
 pub(crate) use conv::{conv, conv_backward};
 pub use gpu::{Text, compile};

@@ -178,3 +178,21 @@ KERNEL join_frames(const float *x, float *y, u64 count, int frames, int size, in
     }
     y[AT] = sum;
 }
+
+// AdamW with a moving average of the weights, in place.
+struct AdamStep {
+    float scale, betas[2], corrections[2], rate, decay, keep;
+};
+
+KERNEL adam(float *w, float *m, float *v, float *average, const float *g, u64 count, AdamStep s) {
+    if (AT >= count) return;
+    float gradient = g[AT] * s.scale, weight = w[AT];
+    float first = m[AT] + (gradient - m[AT]) * (1.0f - s.betas[0]);
+    float second = v[AT] + (gradient * gradient - v[AT]) * (1.0f - s.betas[1]);
+    float update = first * s.corrections[0] / (sqrtf(second * s.corrections[1]) + 1e-8f);
+    weight -= s.rate * (update + s.decay * weight);
+    w[AT] = weight;
+    m[AT] = first;
+    v[AT] = second;
+    average[AT] += (weight - average[AT]) * (1.0f - s.keep);
+}
