@@ -1,7 +1,7 @@
 //! Convolutions on the GPU: windows are written out as rows, some at a time, and multiplied by cuBLAS.
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
-use candle_core::{CudaStorage, Layout, Result, Tensor};
+use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
 use super::gpu::{Address, Data, Floats, Gpu, Text, Threads, data, floats, launch, with_data};
 use super::product::{Gemm, Matrix, Operand};
@@ -138,6 +138,9 @@ impl Call<'_> {
         (rows, width): (usize, usize),
         mut f: impl FnMut(usize, usize, Address) -> Result<()>,
     ) -> Result<()> {
+        if rows > u32::MAX as usize {
+            bail!("conv: {rows} positions are more than a GPU's kernels count; convolve parts");
+        }
         let taps = self.g.taps();
         let row = taps * width * self.bytes();
         let step = (BUDGET / row.max(1)).clamp(1, rows.max(1));
@@ -159,7 +162,7 @@ impl Call<'_> {
                 x,
                 part.at,
                 windows,
-                first as u64,
+                first as u32,
                 count as u64,
                 taps as i32
             );

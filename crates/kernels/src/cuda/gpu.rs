@@ -95,7 +95,8 @@ pub fn compile(text: Text, (major, minor): (i32, i32)) -> Result<String> {
 /// How many threads run a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads {
-    grid: (u32, u32, u32),
+    /// Blocks; none where there are more threads than kernels count.
+    grid: Option<(u32, u32, u32)>,
     block: (u32, u32, u32),
     shared: usize,
 }
@@ -104,7 +105,8 @@ impl Threads {
     /// One for each of `count`.
     pub fn each(count: usize) -> Self {
         Self {
-            grid: (count.div_ceil(BLOCK as usize) as u32, 1, 1),
+            grid: (count <= (u32::MAX - BLOCK) as usize)
+                .then(|| (count.div_ceil(BLOCK as usize) as u32, 1, 1)),
             block: (BLOCK, 1, 1),
             shared: 0,
         }
@@ -118,14 +120,10 @@ impl Threads {
     /// Blocks of so many threads, with so many bytes of shared memory.
     pub fn blocks(grid: (usize, usize, usize), block: (u32, u32), shared: usize) -> Self {
         Self {
-            grid: (grid.0 as u32, grid.1 as u32, grid.2 as u32),
+            grid: Some((grid.0 as u32, grid.1 as u32, grid.2 as u32)),
             block: (block.0, block.1, 1),
             shared,
         }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.grid.0 == 0 || self.grid.1 == 0 || self.grid.2 == 0
     }
 }
 
@@ -216,7 +214,10 @@ impl Gpu {
         threads: Threads,
     ) -> Result<Option<LaunchConfig>> {
         use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as Attribute;
-        if threads.is_empty() {
+        let Some(grid) = threads.grid else {
+            bail!("a tensor of 2^32 numbers or more: the kernels take parts of it");
+        };
+        if grid.0 == 0 || grid.1 == 0 || grid.2 == 0 {
             return Ok(None);
         }
         if threads.shared > PLAIN_SHARED {
@@ -226,7 +227,7 @@ impl Gpu {
                 .w()?;
         }
         Ok(Some(LaunchConfig {
-            grid_dim: threads.grid,
+            grid_dim: grid,
             block_dim: threads.block,
             shared_mem_bytes: threads.shared as u32,
         }))

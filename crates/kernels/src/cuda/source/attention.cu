@@ -270,13 +270,13 @@ KERNEL __launch_bounds__(WARPS *LANES) attention_forward(const E *q, const E *k,
 
 // out . grad of each head and query: along [heads, queries], from [queries, heads, width]; a warp a head.
 KERNEL attention_along(const float *out, const float *grad, Sizes s, float *along) {
-    u64 at = AT / LANES;
+    u32 at = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (at >= (u64)s.queries * s.query_heads) return;
     float sum = 0.0f;
-    for (int i = lane; i < s.width; i += LANES) sum += out[at * s.width + i] * grad[at * s.width + i];
+    for (int i = lane; i < s.width; i += LANES) sum += out[(u64)at * s.width + i] * grad[(u64)at * s.width + i];
     sum = warp_sum(sum);
-    if (lane == 0) along[at % s.query_heads * s.queries + at / s.query_heads] = sum;
+    if (lane == 0) along[(u64)(at % s.query_heads) * s.queries + at / s.query_heads] = sum;
 }
 
 // Writes the warp's 16 rows of HEAD numbers to [rows, heads, width].

@@ -48,23 +48,23 @@ UNARY(gelu7)
 // x [count, 2]: gate and linear.
 KERNEL swiglu7_forward(const float *x, float *y, u64 count) {
     if (AT >= count) return;
-    float gate = x[2 * AT], linear = x[2 * AT + 1];
+    float gate = x[2ull * AT], linear = x[2ull * AT + 1];
     y[AT] = gelu7_value(gate) * (fminf(fmaxf(linear, -LIMIT), LIMIT) + 1.0f);
 }
 
 KERNEL swiglu7_backward(const float *x, const float *g, float *dx, u64 count) {
     if (AT >= count) return;
-    float gate = x[2 * AT], linear = x[2 * AT + 1];
-    dx[2 * AT] = g[AT] * gelu7_slope(gate) * (fminf(fmaxf(linear, -LIMIT), LIMIT) + 1.0f);
-    dx[2 * AT + 1] = fabsf(linear) <= LIMIT ? g[AT] * gelu7_value(gate) : 0.0f;
+    float gate = x[2ull * AT], linear = x[2ull * AT + 1];
+    dx[2ull * AT] = g[AT] * gelu7_slope(gate) * (fminf(fmaxf(linear, -LIMIT), LIMIT) + 1.0f);
+    dx[2ull * AT + 1] = fabsf(linear) <= LIMIT ? g[AT] * gelu7_value(gate) : 0.0f;
 }
 
 // One gate a head of `width` numbers; row l of the gates begins at l * stride + offset.
 KERNEL gate_heads(const float *x, const float *gates, float *y, u64 count, int width, int heads, int stride,
                   int offset) {
     if (AT >= count) return;
-    u64 head = AT / width;
-    y[AT] = x[AT] * sigmoid(gates[head / heads * stride + offset + head % heads]);
+    u32 head = AT / width;
+    y[AT] = x[AT] * sigmoid(gates[(u64)(head / heads) * stride + offset + head % heads]);
 }
 
 // The gradient of the gates: a warp a head.
@@ -123,7 +123,8 @@ struct Grid {
 
 KERNEL upsample_forward(const float *x, float *y, u64 count, Grid grid) {
     if (AT >= count) return;
-    u64 at = AT / grid.channels, source = 0, stride = 1;
+    u32 at = AT / grid.channels;
+    u64 source = 0, stride = 1;
     int c = AT % grid.channels;
     for (int d = 2; d >= 0; d--) {
         int large = grid.size[d] * grid.factor[d];
@@ -137,7 +138,7 @@ KERNEL upsample_forward(const float *x, float *y, u64 count, Grid grid) {
 // `count` numbers of the small tensor, each the sum of its copies.
 KERNEL upsample_backward(const float *g, float *dx, u64 count, Grid grid) {
     if (AT >= count) return;
-    u64 at = AT / grid.channels;
+    u32 at = AT / grid.channels;
     int c = AT % grid.channels, p[3];
     for (int d = 2; d >= 0; d--) {
         p[d] = at % grid.size[d] * grid.factor[d];
@@ -158,17 +159,17 @@ KERNEL upsample_backward(const float *g, float *dx, u64 count, Grid grid) {
 // Windows of `size` positions every `hop`, of signals [B, length, C]; `count` numbers of [B, n, size, C].
 KERNEL cut_frames(const float *x, float *y, u64 count, int frames, int size, int hop, int length, int channels) {
     if (AT >= count) return;
-    u64 at = AT / channels;
+    u32 at = AT / channels;
     int c = AT % channels, i = at % size;
     at /= size;
-    u64 position = at / frames * length + at % frames * hop + i;
+    u64 position = (u64)(at / frames) * length + at % frames * hop + i;
     y[AT] = x[position * channels + c];
 }
 
 // The sums of overlapping windows; `count` numbers of [B, length, C].
 KERNEL join_frames(const float *x, float *y, u64 count, int frames, int size, int hop, int length, int channels) {
     if (AT >= count) return;
-    u64 at = AT / channels;
+    u32 at = AT / channels;
     int c = AT % channels, position = at % length;
     u64 batch = at / length;
     int first = position < size ? 0 : (position - size) / hop + 1;

@@ -7,8 +7,8 @@ struct View {
     int offset;
 };
 
-__device__ __forceinline__ u64 place(View v, u64 row, int width) {
-    return row / v.heads * v.stride + v.offset + row % v.heads * width;
+__device__ __forceinline__ u64 place(View v, u32 row, int width) {
+    return (u64)(row / v.heads) * v.stride + v.offset + row % v.heads * width;
 }
 
 // The root mean square's inverse of a row, by a warp.
@@ -35,13 +35,13 @@ __device__ __forceinline__ float turned_forward(const float *x, const float *w, 
 // Row r has the group and the angles of r / heads.
 KERNEL norm_turn(const float *x, View from, const float *w, const int *groups, const float *sin, const float *cos,
                  int turning, float eps, int width, u64 rows, float *y) {
-    u64 row = AT / LANES;
+    u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
-    u64 l = row / from.heads;
+    u32 l = row / from.heads;
     int group = groups[l];
     x += place(from, row, width);
-    y += row * width;
+    y += (u64)row * width;
     if (group < 0) {
         for (int i = lane; i < width; i += LANES) y[i] = 0.0f;
         return;
@@ -49,23 +49,23 @@ KERNEL norm_turn(const float *x, View from, const float *w, const int *groups, c
     w += (u64)group * width;
     float r = inverse_rms(x, width, eps, lane);
     for (int i = lane; i < width; i += LANES) {
-        y[i] = turned_forward(x, w, r, i, sin + l * turning, cos + l * turning, turning);
+        y[i] = turned_forward(x, w, r, i, sin + (u64)l * turning, cos + (u64)l * turning, turning);
     }
 }
 
 // The same as numbers for products, `[heads, L, padded]`, the rest of each row zeros.
 KERNEL norm_turn_pack(const float *x, View from, const float *w, const int *groups, const float *sin,
                       const float *cos, int turning, float eps, int width, u64 rows, int padded, E *y) {
-    u64 row = AT / LANES;
+    u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
-    u64 l = row / from.heads;
+    u32 l = row / from.heads;
     x += place(from, row, width);
     w += (u64)groups[l] * width;
     y += (row % from.heads * (rows / from.heads) + l) * padded;
     float r = inverse_rms(x, width, eps, lane);
     for (int i = lane; i < padded; i += LANES) {
-        y[i] = element(i < width ? turned_forward(x, w, r, i, sin + l * turning, cos + l * turning, turning) : 0.0f);
+        y[i] = element(i < width ? turned_forward(x, w, r, i, sin + (u64)l * turning, cos + (u64)l * turning, turning) : 0.0f);
     }
 }
 
@@ -73,12 +73,12 @@ KERNEL norm_turn_pack(const float *x, View from, const float *w, const int *grou
 KERNEL pack_heads(const float *x, View from, const float *gates, int gate_stride, int gate_offset, int width,
                   int padded, u64 rows, E *y) {
     if (AT >= rows * padded) return;
-    u64 row = AT / padded;
+    u32 row = AT / padded;
     int i = AT % padded;
-    u64 l = row / from.heads;
+    u32 l = row / from.heads;
     int head = row % from.heads;
     float value = i < width ? x[place(from, row, width) + i] : 0.0f;
-    if (gates) value *= sigmoid(gates[l * gate_stride + gate_offset + head]);
+    if (gates) value *= sigmoid(gates[(u64)l * gate_stride + gate_offset + head]);
     y[(head * (rows / from.heads) + l) * padded + i] = element(value);
 }
 
@@ -87,23 +87,23 @@ KERNEL pack_heads(const float *x, View from, const float *gates, int gate_stride
 KERNEL norm_turn_backward(const float *x, View from, const float *g, const float *w, const int *groups,
                           const float *sin, const float *cos, int turning, float eps, int width, u64 rows, float *dx,
                           View to, float *turned, float *inverse) {
-    u64 row = AT / LANES;
+    u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
-    u64 l = row / from.heads;
+    u32 l = row / from.heads;
     int group = groups[l];
     x += place(from, row, width);
     dx += place(to, row, width);
-    g += row * width;
-    turned += row * width;
+    g += (u64)row * width;
+    turned += (u64)row * width;
     if (group < 0) {
         for (int i = lane; i < width; i += LANES) dx[i] = turned[i] = 0.0f;
         if (lane == 0) inverse[row] = 0.0f;
         return;
     }
     w += (u64)group * width;
-    sin += l * turning;
-    cos += l * turning;
+    sin += (u64)l * turning;
+    cos += (u64)l * turning;
     float r = inverse_rms(x, width, eps, lane);
     float pull = 0.0f;
     for (int i = lane; i < width; i += LANES) {
@@ -129,11 +129,11 @@ __device__ __forceinline__ void moments(const float *x, int width, float eps, in
 }
 
 KERNEL layer_norm_forward(const float *x, const float *w, const float *b, float *y, float eps, int width, u64 rows) {
-    u64 row = AT / LANES;
+    u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
-    x += row * width;
-    y += row * width;
+    x += (u64)row * width;
+    y += (u64)row * width;
     float mean, r;
     moments(x, width, eps, lane, &mean, &r);
     for (int i = lane; i < width; i += LANES) y[i] = (x[i] - mean) * r * w[i] + b[i];
@@ -142,12 +142,12 @@ KERNEL layer_norm_forward(const float *x, const float *w, const float *b, float 
 // Also the mean and the inverse deviation of each row, for the weights' gradient.
 KERNEL layer_norm_backward(const float *x, const float *w, const float *g, float *dx, float *means, float *inverse,
                            float eps, int width, u64 rows) {
-    u64 row = AT / LANES;
+    u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
-    x += row * width;
-    g += row * width;
-    dx += row * width;
+    x += (u64)row * width;
+    g += (u64)row * width;
+    dx += (u64)row * width;
     float mean, r, along_mean = 0.0f, along_x = 0.0f;
     moments(x, width, eps, lane, &mean, &r);
     for (int i = lane; i < width; i += LANES) {
@@ -173,10 +173,10 @@ KERNEL column_parts(const float *a, View va, const float *b, View vb, const floa
                     const int *parts, int width, float *out) {
     __shared__ float sums[8][33];
     int column = blockIdx.x * 32 + threadIdx.x;
-    u64 first = (u64)parts[2 * blockIdx.y] * va.heads, end = (u64)parts[2 * blockIdx.y + 1] * va.heads;
+    u32 first = parts[2 * blockIdx.y] * va.heads, end = parts[2 * blockIdx.y + 1] * va.heads;
     float sum = 0.0f;
     if (column < width) {
-        for (u64 row = first + threadIdx.y; row < end; row += 8) {
+        for (u32 row = first + threadIdx.y; row < end; row += 8) {
             float value = a[place(va, row, width) + column];
             if (kind == 1) value *= b[place(vb, row, width) + column] * scale[row];
             if (kind == 2) value *= (b[place(vb, row, width) + column] - shift[row]) * scale[row];

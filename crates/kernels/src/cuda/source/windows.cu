@@ -37,7 +37,7 @@ __device__ __forceinline__ int find(const Axis &axis, int mode, int p, int tap) 
 }
 
 // The source row of window `row` under `tap`, or -1.
-__device__ __forceinline__ long long source_row(const Windows &v, u64 row, int tap) {
+__device__ __forceinline__ long long source_row(const Windows &v, u32 row, int tap) {
     int k[3], p[3];
     for (int d = 2; d >= 0; d--) {
         k[d] = tap % v.axes[d].taps;
@@ -55,14 +55,14 @@ __device__ __forceinline__ long long source_row(const Windows &v, u64 row, int t
 }
 
 // Windows `first_row..first_row + rows` as rows [taps, width]; a thread 4 numbers where the width allows it.
-KERNEL unfold(const float *x, E *y, Windows v, u64 first_row, u64 rows, int taps) {
+KERNEL unfold(const float *x, E *y, Windows v, u32 first_row, u64 rows, int taps) {
     int step = v.width % 4 == 0 ? 4 : 1;
-    u64 blocks = v.width / step;
+    u32 blocks = v.width / step;
     if (AT >= rows * taps * blocks) return;
     int c = AT % blocks * step;
-    u64 place = AT / blocks;
+    u32 place = AT / blocks;
     long long at = source_row(v, first_row + place / taps, place % taps);
-    y += place * v.width + c;
+    y += (u64)place * v.width + c;
     for (int i = 0; i < step; i++) {
         y[i] = at < 0 ? element(0.0f) : element(x[(u64)at * v.channels + v.first + c + i]);
     }
@@ -73,8 +73,8 @@ KERNEL taps_first(const E *w, E *y, int outputs, int taps, int inputs) {
     u64 count = (u64)outputs * taps * inputs;
     if (AT >= count) return;
     int c = AT % inputs;
-    u64 at = AT / inputs;
-    y[AT] = w[(at % outputs * taps + at / outputs) * inputs + c];
+    u32 at = AT / inputs;
+    y[AT] = w[((u64)(at % outputs) * taps + at / outputs) * inputs + c];
 }
 
 // A convolution of each channel by itself: w [C, taps]. y [rows, C].
@@ -94,12 +94,12 @@ KERNEL depthwise(const float *x, const float *w, const float *bias, float *y, Wi
 KERNEL depthwise_parts(const float *x, const float *g, Windows v, u64 rows, int step, int taps, float *out) {
     __shared__ float sums[8][33];
     int c = blockIdx.x * 32 + threadIdx.x, tap = blockIdx.z;
-    u64 first = (u64)blockIdx.y * step, end = first + step < rows ? first + step : rows;
+    u32 first = blockIdx.y * step, end = first + step < rows ? first + step : rows;
     float sum = 0.0f;
     if (c < v.channels) {
-        for (u64 row = first + threadIdx.y; row < end; row += 8) {
+        for (u32 row = first + threadIdx.y; row < end; row += 8) {
             long long at = source_row(v, row, tap);
-            if (at >= 0) sum += x[(u64)at * v.channels + c] * g[row * v.channels + c];
+            if (at >= 0) sum += x[(u64)at * v.channels + c] * g[(u64)row * v.channels + c];
         }
     }
     sums[threadIdx.y][threadIdx.x] = sum;
@@ -122,7 +122,7 @@ struct Borders {
 KERNEL fold_borders(const float *padded, float *dx, Borders b, u64 count) {
     if (AT >= count) return;
     int c = AT % b.channels;
-    u64 at = AT / b.channels;
+    u32 at = AT / b.channels;
     int from[3], to[3];
     u64 sizes[3];
     for (int d = 2; d >= 0; d--) {
