@@ -32,7 +32,7 @@ fn finished(outcome: Outcome) {
 
 #[test]
 fn recipes_can_be_read() {
-    for name in ["foal", "tiny"] {
+    for name in ["foal", "gpu", "tiny"] {
         recipe::<VideoAeRecipe>(&format!("{name}-video-ae"));
         recipe::<AudioAeRecipe>(&format!("{name}-audio-ae"));
         recipe::<DitRecipe>(&format!("{name}-dit"));
