@@ -29,6 +29,7 @@ fn operations_agree_with_the_processor() {
 #[test]
 #[ignore = "needs NVRTC: LD_LIBRARY_PATH=toolkit/nvidia/cu13/lib"]
 fn kernels_compile_for_hopper() {
+    cuda::open_compiler(&[]).unwrap();
     let mut texts = vec![cuda::Text::Pointwise];
     for precision in [Precision::F32, Precision::Bf16] {
         texts.extend([cuda::Text::Rows(precision), cuda::Text::Windows(precision)]);

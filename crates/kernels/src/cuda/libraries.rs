@@ -57,13 +57,29 @@ pub fn open(folders: &[PathBuf]) -> Result<()> {
     }
 }
 
+/// Opens the compiler of kernels alone, which needs no driver.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_compiler(folders: &[PathBuf]) -> Result<()> {
+    let compiler = |library: &Library| library.name.starts_with("libnvrtc");
+    open_some(folders, compiler).map_err(candle_core::Error::msg)
+}
+
 fn open_all(folders: &[PathBuf]) -> std::result::Result<(), String> {
+    open_some(folders, |_| true)
+}
+
+fn open_some(
+    folders: &[PathBuf],
+    wanted: impl Fn(&Library) -> bool,
+) -> std::result::Result<(), String> {
     let mut places = Vec::new();
     for folder in folders {
         places.push(folder.clone());
         places.extend(inside(folder));
     }
-    for library in &LIBRARIES {
+    for library in LIBRARIES.iter().filter(|library| wanted(library)) {
         let found = std::iter::once(PathBuf::from(library.name))
             .chain(places.iter().map(|place| place.join(library.name)))
             .map(|path| dlopen(&path))

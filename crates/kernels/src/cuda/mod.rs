@@ -40,6 +40,14 @@ pub fn open_libraries(folders: &[PathBuf]) -> Result<()> {
     libraries::open(folders)
 }
 
+/// Opens what compiles kernels, as [`open_libraries`] does; enough for [`compile`].
+///
+/// # Errors
+/// As [`open_libraries`].
+pub fn open_compiler(folders: &[PathBuf]) -> Result<()> {
+    libraries::open_compiler(folders)
+}
+
 /// GPU number `ordinal`, after [`open_libraries`].
 ///
 /// # Errors
