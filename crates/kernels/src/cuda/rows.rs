@@ -1,5 +1,8 @@
 //! Norms of rows and sums over rows on the GPU.
 
+use std::sync::{Arc, Mutex, OnceLock};
+
+use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaStorage, Layout, Result, Tensor};
 
@@ -42,13 +45,34 @@ impl View {
     }
 }
 
-/// The group of each row, -1 for none.
-pub fn groups(gpu: &Gpu, segments: &Segments, rows: usize) -> Result<CudaSlice<i32>> {
+/// Lists of groups that are kept: those of the layers of a network are few.
+const KEPT: usize = 16;
+
+/// The group of each row, -1 for none; sent once for all operations on the same rows.
+pub fn groups(gpu: &Gpu, segments: &Segments, rows: usize) -> Result<Arc<CudaSlice<i32>>> {
+    type Known = (DeviceId, usize, Segments, Arc<CudaSlice<i32>>);
+    static KNOWN: OnceLock<Mutex<Vec<Known>>> = OnceLock::new();
+    let id = gpu.device().id();
+    let mut known = (KNOWN.get_or_init(Default::default).lock())
+        // Another thread's panic leaves the list whole.
+        .unwrap_or_else(|e| e.into_inner());
+    let same = |k: &Known| k.0 == id && k.1 == rows && k.2.parts() == segments.parts();
+    if let Some(at) = known.iter().position(same) {
+        let found = known.remove(at);
+        let groups = found.3.clone();
+        known.push(found);
+        return Ok(groups);
+    }
     let mut groups = vec![-1i32; rows];
     for (range, group) in segments.parts() {
         groups[range.clone()].fill(*group as i32);
     }
-    gpu.upload(&groups)
+    let groups = Arc::new(gpu.upload(&groups)?);
+    if known.len() == KEPT {
+        known.remove(0);
+    }
+    known.push((id, rows, segments.clone(), groups.clone()));
+    Ok(groups)
 }
 
 /// What is summed over rows by `sum_parts`.
