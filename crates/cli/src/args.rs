@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gallop_core::{Ratio, Resolution};
 use gallop_engine::public::Line;
 
+use crate::device::DeviceChoice;
+
 /// Video with sound from a prompt, made by one transformer on your own machine.
 #[derive(Debug, Parser)]
 #[command(name = "gallop", version, propagate_version = true)]
@@ -38,6 +40,8 @@ pub enum Command {
     Sheet(Sheet),
     /// Train a part of foal by a recipe; run it again to go on where it stopped
     Train(Train),
+    /// Check every operation on this machine: instruction sets, or a GPU, against plain code
+    Selftest(Selftest),
 }
 
 /// `gallop generate`.
@@ -113,6 +117,9 @@ pub struct Generate {
     /// A folder with a model's weights [default: foal, which is inside this program]
     #[arg(short, long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// Where to compute: cpu, cuda or cuda:1
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
 }
 
 /// Sampling algorithms.
@@ -220,6 +227,9 @@ pub struct Eval {
     /// Leave out the clips of untrained weights (the floor)
     #[arg(long)]
     pub no_floor: bool,
+    /// Where to compute: cpu, cuda or cuda:1
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
 }
 
 /// `gallop world`.
@@ -317,6 +327,17 @@ pub struct Train {
     /// Folder for checkpoints, logs and curves; training goes on from its last checkpoint
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
+    /// Where to compute: cpu, cuda or cuda:1
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
+}
+
+/// `gallop selftest`.
+#[derive(Debug, Args)]
+pub struct Selftest {
+    /// Where to compute: cpu, cuda or cuda:1
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceChoice,
 }
 
 /// Seconds, with or without an `s`.

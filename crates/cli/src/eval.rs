@@ -19,6 +19,7 @@ use gallop_world::{HeldoutPrompt, Look, Only, Split, WorldConfig, heldout_prompt
 use serde::Serialize;
 
 use crate::args::Eval;
+use crate::device::open_device;
 use crate::model::load;
 use crate::world::write_aside;
 use record::Record;
@@ -64,7 +65,7 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
     if let Some(file) = &args.fit {
         return fit(args, file, progress, cancel);
     }
-    let device = Device::Cpu;
+    let device = open_device(args.device)?;
     let model = load(args.model.as_deref(), &device)?;
     let plan = plan(args, &model)?;
     fs::create_dir_all(&args.output)

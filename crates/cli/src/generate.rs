@@ -5,7 +5,6 @@ mod public;
 use std::time::Instant;
 
 use anyhow::Result;
-use candle_core::Device;
 use gallop_core::{Cancel, Frame, Plan, Progress, Request, UserError};
 use gallop_engine::{FoalInfo, Sampler, generate};
 use gallop_media::ClipWriter;
@@ -13,6 +12,7 @@ use gallop_model::public::PublicModel;
 use serde_json::json;
 
 use crate::args::{self, Generate};
+use crate::device::{DeviceChoice, open_device};
 use crate::model::load;
 use crate::ui;
 
@@ -23,6 +23,10 @@ pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<
         && !folder.join("config.json").is_file()
         && PublicModel::is(folder)
     {
+        if args.device != DeviceChoice::Cpu {
+            let what = "the full-size model runs on the processor only so far";
+            return Err(UserError::new(what, "leave --device out").into());
+        }
         return public::run(args, &PublicModel::open(folder)?, progress, cancel);
     }
     foal(args, progress, cancel)
@@ -49,8 +53,9 @@ fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
         return Ok(());
     }
 
+    let device = open_device(args.device)?;
     progress.stage("load", 1);
-    let mut model = load(args.model.as_deref(), &Device::Cpu)?;
+    let mut model = load(args.model.as_deref(), &device)?;
     model.info.sampling.sampler = args.sampler.map_or(info.sampling.sampler, sampler);
     progress.at(1);
     let mut writer = ClipWriter::create(&args.output, plan.clip.size, plan.request.audio)?;

@@ -1,9 +1,11 @@
 //! The `gallop` command: reads flags, shows progress, and hands over to the libraries.
 
 mod args;
+mod device;
 mod eval;
 mod generate;
 mod model;
+mod selftest;
 mod train;
 mod ui;
 mod world;
@@ -86,6 +88,7 @@ fn run(command: &Command, json: bool, cancel: &Cancel) -> Result<()> {
         Command::World(World::Sheet(args)) => world::sheet(args, progress),
         Command::Sheet(args) => world::clip_sheet(args, progress),
         Command::Train(args) => train::run(args, progress, cancel),
+        Command::Selftest(args) => selftest::run(args),
     }
 }
 

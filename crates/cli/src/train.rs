@@ -5,14 +5,17 @@ use gallop_core::{Cancel, Progress};
 use gallop_train::{read_recipe, train_audio_ae, train_dit, train_video_ae};
 
 use crate::args::{Part, Train};
+use crate::device::open_device;
 
 /// Trains until the recipe's end or until asked to stop.
 pub fn run(args: &Train, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
     let (recipe, run) = (args.recipe.as_path(), args.run.as_path());
+    let device = open_device(args.device)?;
+    let hear = (progress, cancel);
     let outcome = match args.part {
-        Part::VideoAe => train_video_ae(&read_recipe(recipe)?, run, progress, cancel)?,
-        Part::AudioAe => train_audio_ae(&read_recipe(recipe)?, run, progress, cancel)?,
-        Part::Dit => train_dit(&read_recipe(recipe)?, run, progress, cancel)?,
+        Part::VideoAe => train_video_ae(&read_recipe(recipe)?, run, &device, hear)?,
+        Part::AudioAe => train_audio_ae(&read_recipe(recipe)?, run, &device, hear)?,
+        Part::Dit => train_dit(&read_recipe(recipe)?, run, &device, hear)?,
     };
     let (steps, run) = (outcome.steps, run.display());
     progress.note(&if outcome.stopped {

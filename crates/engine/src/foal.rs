@@ -46,6 +46,13 @@ impl Part {
         }
     }
 
+    /// Nothing in a program without weights.
+    #[cfg(not(feature = "embedded"))]
+    fn embedded(self) -> &'static [u8] {
+        &[]
+    }
+
+    #[cfg(feature = "embedded")]
     fn embedded(self) -> &'static [u8] {
         match self {
             Self::Dit => include_bytes!("../assets/foal/dit.safetensors"),
@@ -269,11 +276,18 @@ impl Foal {
 }
 
 /// The weights of a part: of `folder`, or of the model inside the program.
-fn open(part: Part, folder: Option<&Path>) -> gallop_model::Result<WeightFiles> {
-    match folder {
-        None => WeightFiles::embedded(part.file(), part.embedded()),
-        Some(folder) => WeightFiles::open(&folder.join(part.file())),
+fn open(part: Part, folder: Option<&Path>) -> Result<WeightFiles> {
+    if folder.is_none() && cfg!(not(feature = "embedded")) {
+        return Err(UserError::new(
+            "this program was built without weights".to_string(),
+            "name a model's folder with --model",
+        )
+        .into());
     }
+    Ok(match folder {
+        None => WeightFiles::embedded(part.file(), part.embedded())?,
+        Some(folder) => WeightFiles::open(&folder.join(part.file()))?,
+    })
 }
 
 /// The shape of a network, from the header of its weights.

@@ -63,7 +63,20 @@ impl<F: Function> CustomOp1 for Unary<F> {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((crate::cuda::unary(F::NAME, x, lx)?, lx.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return Ok(Some(crate::cuda::unary_backward(F::NAME, x, grad)?));
+        }
         let mut dx = vec![0.0; x.elem_count()];
         with_floats(grad, |g| {
             with_floats(x, |x| {
@@ -230,6 +243,15 @@ impl Loop for SwigluBackward<'_> {
     }
 }
 
+impl Swiglu7 {
+    /// Half as wide as the input.
+    fn shape(input: &Layout) -> Shape {
+        let mut dims = input.dims().to_vec();
+        dims.iter_mut().last().into_iter().for_each(|d| *d /= 2);
+        dims.into()
+    }
+}
+
 impl CustomOp1 for Swiglu7 {
     fn name(&self) -> &'static str {
         "swiglu7"
@@ -241,12 +263,23 @@ impl CustomOp1 for Swiglu7 {
         for_rows(&mut y, 1, |at, y| {
             vectorised(SwigluForward(&pairs[at..at + y.len()], y))
         });
-        let mut dims = lx.dims().to_vec();
-        dims.iter_mut().last().into_iter().for_each(|d| *d /= 2);
-        Ok((CpuStorage::F32(y), dims.into()))
+        Ok((CpuStorage::F32(y), Self::shape(lx)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((crate::cuda::swiglu(x, lx)?, Self::shape(lx)))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return Ok(Some(crate::cuda::swiglu_backward(x, grad)?));
+        }
         let mut dx = vec![0.0; x.elem_count()];
         with_floats(grad, |g| {
             with_floats(x, |x| {
@@ -349,6 +382,17 @@ impl CustomOp2 for HeadGate {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((crate::cuda::gate((x, lx), (w, lw))?, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -356,6 +400,11 @@ impl CustomOp2 for HeadGate {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dgate] = crate::cuda::gate_backward(x, gate, grad)?;
+            return Ok((Some(dx), Some(dgate)));
+        }
         /// Heads that one task handles.
         const TASK: usize = 256;
         let head = x.dim(2)?;
@@ -500,6 +549,20 @@ impl CustomOp3 for Snake {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+        b: &candle_core::CudaStorage,
+        lb: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let y = crate::cuda::snake((x, lx), (w, lw), (b, lb))?;
+        Ok((y, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -508,6 +571,11 @@ impl CustomOp3 for Snake {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, da, db] = crate::cuda::snake_backward([x, alpha, beta, grad])?;
+            return Ok((Some(dx), Some(da), Some(db)));
+        }
         let width = alpha.dim(0)?;
         let mut dx = vec![0.0; x.elem_count()];
         let rows = Segments::single(x.elem_count() / width.max(1));

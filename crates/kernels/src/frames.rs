@@ -53,6 +53,17 @@ impl Windows {
         (self.length.checked_sub(self.size)).map_or(0, |rest| rest / self.hop + 1)
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, channels: usize) -> crate::cuda::Cut {
+        crate::cuda::Cut {
+            frames: self.count(),
+            size: self.size,
+            hop: self.hop,
+            length: self.length,
+            channels,
+        }
+    }
+
     /// `[B, S, C]` to `[B, n, size, C]`.
     fn cut(&self, x: &[f32], batch: usize, channels: usize) -> Vec<f32> {
         let (count, width) = (self.count(), self.size * channels);
@@ -111,8 +122,26 @@ impl CustomOp1 for Frames {
         Ok((CpuStorage::F32(y), shape.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let (batch, _, channels) = lx.shape().dims3()?;
+        let y = crate::cuda::overlap(x, lx, self.0.cuda(channels), true)?;
+        Ok((y, (batch, self.0.count(), self.0.size, channels).into()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (batch, _, channels) = x.dims3()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let windows = self.0.cuda(channels);
+            return Ok(Some(crate::cuda::overlap_backward(
+                x, grad, windows, false,
+            )?));
+        }
         let dx = with_floats(grad, |g| Ok(self.0.join(g, batch, channels)))?;
         Ok(Some(Tensor::from_vec(dx, x.dims(), x.device())?))
     }
@@ -131,8 +160,24 @@ impl CustomOp1 for OverlapAdd {
         Ok((CpuStorage::F32(y), (batch, self.0.length, channels).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let (batch, _, _, channels) = lx.shape().dims4()?;
+        let y = crate::cuda::overlap(x, lx, self.0.cuda(channels), false)?;
+        Ok((y, (batch, self.0.length, channels).into()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (batch, _, _, channels) = x.dims4()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let windows = self.0.cuda(channels);
+            return Ok(Some(crate::cuda::overlap_backward(x, grad, windows, true)?));
+        }
         let dx = with_floats(grad, |g| Ok(self.0.cut(g, batch, channels)))?;
         Ok(Some(Tensor::from_vec(dx, x.dims(), x.device())?))
     }

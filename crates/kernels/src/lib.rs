@@ -1,8 +1,12 @@
 //! The fast operations, forward and backward, as candle custom ops.
 
 mod activation;
+mod adam;
 mod attention;
 mod conv;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
 mod frames;
 mod frozen;
 pub mod gemm;
@@ -14,12 +18,15 @@ mod resample;
 mod rope;
 mod rows;
 mod segments;
+pub mod selftest;
 mod simd;
 mod storage;
 
 pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
+pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
+pub use device::cuda_device;
 pub use frames::{frames, overlap_add};
 pub use frozen::{Frozen, Numbers};
 pub use gemm::Precision;

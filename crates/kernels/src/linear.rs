@@ -301,6 +301,20 @@ impl CustomOp2 for Linear {
         Ok((CpuStorage::F32(y), (e.rows, e.output).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let segments = &self.segments;
+        let y = crate::cuda::linear((x, lx), (w, lw), None, segments, self.precision)?;
+        let e = self.extents(lx.dims(), lw.dims());
+        Ok((y, (e.rows, e.output).into()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -308,6 +322,12 @@ impl CustomOp2 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw, _] =
+                crate::cuda::linear_backward([x, w, grad], None, &self.segments, self.precision)?;
+            return Ok((dx, dw));
+        }
         self.gradients(x, w, grad)
     }
 }
@@ -331,6 +351,22 @@ impl CustomOp3 for Linear {
         Ok((CpuStorage::F32(y), (e.rows, e.output).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+        b: &candle_core::CudaStorage,
+        lb: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let (segments, bias) = (&self.segments, Some((b, lb)));
+        let y = crate::cuda::linear((x, lx), (w, lw), bias, segments, self.precision)?;
+        let e = self.extents(lx.dims(), lw.dims());
+        Ok((y, (e.rows, e.output).into()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -339,6 +375,16 @@ impl CustomOp3 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw, db] = crate::cuda::linear_backward(
+                [x, w, grad],
+                Some(b),
+                &self.segments,
+                self.precision,
+            )?;
+            return Ok((dx, dw, db));
+        }
         let (dx, dw) = self.gradients(x, w, grad)?;
         let output = w.dim(0)? / self.segments.groups();
         let db = with_floats(grad, |dy| Ok(self.grad_bias(dy, output)))?;

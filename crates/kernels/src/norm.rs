@@ -39,6 +39,19 @@ struct RmsNorm {
     eps: f32,
 }
 
+#[cfg(feature = "cuda")]
+impl RmsNorm {
+    fn cuda(&self, width: usize) -> crate::cuda::Norm<'_> {
+        crate::cuda::Norm {
+            segments: &self.segments,
+            eps: self.eps,
+            heads: 1,
+            width,
+            angles: None,
+        }
+    }
+}
+
 impl CustomOp2 for RmsNorm {
     fn name(&self) -> &'static str {
         "rms-norm"
@@ -66,6 +79,18 @@ impl CustomOp2 for RmsNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let y = crate::cuda::norm_turn((x, lx), (w, lw), &self.cuda(lx.dims()[1]))?;
+        Ok((y, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -73,6 +98,11 @@ impl CustomOp2 for RmsNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw] = crate::cuda::norm_turn_backward([x, w, grad], &self.cuda(x.dim(1)?))?;
+            return Ok((Some(dx), Some(dw)));
+        }
         let width = x.dim(1)?;
         let mut dx = vec![0.0; x.elem_count()];
         let all = parts(&self.segments, width, &mut dx);
@@ -237,6 +267,20 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+        b: &candle_core::CudaStorage,
+        lb: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let y = crate::cuda::layer_norm((x, lx), (w, lw), (b, lb), self.eps)?;
+        Ok((y, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -245,6 +289,11 @@ impl CustomOp3 for LayerNorm {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw, db] = crate::cuda::layer_norm_backward([x, w, grad], self.eps)?;
+            return Ok((Some(dx), Some(dw), Some(db)));
+        }
         let width = w.dim(0)?;
         let mut dx = vec![0.0; x.elem_count()];
         let all = Self::parts(x, &mut dx, width);

@@ -26,6 +26,16 @@ struct Upsample {
     factors: Vec<usize>,
 }
 
+impl Upsample {
+    /// The sizes after repeating.
+    fn dims(&self, input: &Layout) -> Vec<usize> {
+        let mut dims = input.dims().to_vec();
+        let inner = dims[1..].iter_mut().zip(&self.factors);
+        inner.for_each(|(d, f)| *d *= f);
+        dims
+    }
+}
+
 /// Lines along the last inner dimension.
 struct Lines {
     /// All sizes but those of the line and the channels, before repeating.
@@ -94,9 +104,7 @@ impl CustomOp1 for Upsample {
         let x = floats(x, lx)?;
         let lines = Lines::new(lx.dims(), &self.factors);
         let (small, large) = lines.widths();
-        let mut dims = lx.dims().to_vec();
-        let inner = dims[1..].iter_mut().zip(&self.factors);
-        inner.for_each(|(d, f)| *d *= f);
+        let dims = self.dims(lx);
         let mut y = vec![0.0; dims.iter().product()];
         y.par_chunks_mut(large.max(1))
             .with_min_len(8)
@@ -112,7 +120,22 @@ impl CustomOp1 for Upsample {
         Ok((CpuStorage::F32(y), dims.into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let y = crate::cuda::upsample(x, lx, &self.factors)?;
+        Ok((y, self.dims(lx).into()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let dx = crate::cuda::upsample_backward(x, grad, &self.factors)?;
+            return Ok(Some(dx));
+        }
         let lines = Lines::new(x.dims(), &self.factors);
         let (small, large) = lines.widths();
         let mut dx = vec![0.0; x.elem_count()];

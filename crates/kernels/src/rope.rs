@@ -98,6 +98,17 @@ impl Angles<'_> {
 }
 
 impl QkNormRope {
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, dims: &[usize]) -> crate::cuda::Norm<'_> {
+        crate::cuda::Norm {
+            segments: &self.segments,
+            eps: self.eps,
+            heads: dims[1],
+            width: dims[2],
+            angles: Some([&self.sin, &self.cos]),
+        }
+    }
+
     fn with_angles<T>(&self, f: impl FnOnce(Angles) -> Result<T>) -> Result<T> {
         let turning = self.sin.dim(1)?;
         with_floats(&self.sin, |sin| {
@@ -140,6 +151,18 @@ impl CustomOp2 for QkNormRope {
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let y = crate::cuda::norm_turn((x, lx), (w, lw), &self.cuda(lx.dims()))?;
+        Ok((y, lx.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -147,6 +170,11 @@ impl CustomOp2 for QkNormRope {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw] = crate::cuda::norm_turn_backward([x, w, grad], &self.cuda(x.dims()))?;
+            return Ok((Some(dx), Some(dw)));
+        }
         let (_, heads, head) = x.dims3()?;
         let width = heads * head;
         let mut dx = vec![0.0; x.elem_count()];

@@ -109,6 +109,11 @@ impl VideoAe {
         &self.config
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Groups of pixels `[B, F, H8, W8, 4*8*8*3]` to bounded latents `[B, F, H, W, C]`, as trained
     /// (not normalised). With no carry the time before the first group is zero.
     ///

@@ -94,6 +94,7 @@ struct AudioTask {
     ae: AudioAe,
     stft: StftLoss,
     held_out: Vec<Audio>,
+    device: Device,
 }
 
 /// Trains the audio autoencoder in `folder` and leaves `audio_ae.safetensors` there.
@@ -103,11 +104,11 @@ struct AudioTask {
 pub fn train_audio_ae(
     recipe: &AudioAeRecipe,
     folder: &Path,
-    progress: &dyn Progress,
-    cancel: &Cancel,
+    device: &Device,
+    (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
     let vars = Vars::default();
-    let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
+    let weights = Weights::vars(&vars, Some(recipe.run.seed), device);
     let held_out = (0..recipe.held_out)
         .map(|i| {
             let mut rng = stream(recipe.run.seed, Purpose::Validation, i as u64);
@@ -119,6 +120,7 @@ pub fn train_audio_ae(
         ae: AudioAe::new(&recipe.model, &weights, Precision::Bf16)?,
         stft: StftLoss::new(&recipe.loss.windows),
         held_out,
+        device: device.clone(),
     };
     if let Some(path) = &recipe.start {
         start_from(&vars, path)?;
@@ -179,7 +181,9 @@ impl Task for AudioTask {
     }
 
     fn loss(&mut self, batch: AudioBatch, _step: u64) -> Result<StepLoss> {
-        let latents = self.ae.encode_levels(&batch.levels)?;
+        let latents = self
+            .ae
+            .encode_levels(&batch.levels.to_device(&self.device)?)?;
         let latents = match self.recipe.freeze_encoder {
             true => latents.detach(),
             false => latents,
@@ -259,7 +263,8 @@ impl AudioTask {
         let mut energies = vec![[0f64; 2]; BINS];
         for i in 0..STATISTICS_BATCHES {
             let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
-            let coded = self.ae.encode_levels(&batch.levels)?.detach();
+            let levels = batch.levels.to_device(&self.device)?;
+            let coded = self.ae.encode_levels(&levels)?.detach();
             let decoded = self.ae.decode_levels(&coded)?.flatten_all()?;
             let levels = batch.levels.flatten_all()?;
             let pairs = levels.to_vec1::<f32>()?.into_iter();
@@ -276,7 +281,7 @@ impl AudioTask {
             gain.clamp(1.0, MOST_GAIN)
         });
         if let Some(var) = vars.get("levels.gain") {
-            var.set(&Tensor::from_iter(gain, &Device::Cpu)?)?;
+            var.set(&Tensor::from_iter(gain, &self.device)?)?;
         }
         export(vars, &latents, &self.recipe.model, path)
     }

@@ -85,7 +85,7 @@ impl Checkpoints {
                     *value = f32::from_le_bytes(bytes.try_into().expect("chunks of four"));
                 }
             }
-            slot.publish(&slot.value)?;
+            slot.reload()?;
         }
         Ok(step)
     }
@@ -95,7 +95,11 @@ impl Checkpoints {
         let entries = fs::read_dir(&self.folder).map_err(TrainError::file(&self.folder))?;
         let mut paths: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+            // Weights that were exported lie beside them.
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("step-") && name.ends_with(".safetensors")
+            })
             .collect();
         paths.sort();
         Ok(paths)

@@ -125,8 +125,8 @@ struct DitTask {
 pub fn train_dit(
     recipe: &DitRecipe,
     folder: &Path,
-    progress: &dyn Progress,
-    cancel: &Cancel,
+    device: &Device,
+    (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
     std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
     let tokenizer = tokenizer(recipe)?;
@@ -134,9 +134,9 @@ pub fn train_dit(
     std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;
     let size = recipe.model;
     let config = DitConfig::small(size.width, size.depth, size.outer, tokenizer.vocabulary());
-    let source = Arc::new(source(recipe, config.clone(), tokenizer)?);
+    let source = Arc::new(source(recipe, config.clone(), (tokenizer, device))?);
     let vars = Vars::default();
-    let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
+    let weights = Weights::vars(&vars, Some(recipe.run.seed), device);
     let held_out = held_out(&source)?;
     let clips: Vec<&Tensor> = (held_out.iter().take(WEIGHED).map(|clip| &clip.video)).collect();
     let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
@@ -191,20 +191,25 @@ fn tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
     Ok(TextTokenizer::train(texts.into_iter(), recipe.vocabulary)?)
 }
 
-fn source(recipe: &DitRecipe, config: DitConfig, tokenizer: TextTokenizer) -> Result<Source> {
+fn source(
+    recipe: &DitRecipe,
+    config: DitConfig,
+    (tokenizer, device): (TextTokenizer, &Device),
+) -> Result<Source> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(recipe.run.workers)
         .build()
         .map_err(|e| TrainError::Setting(format!("workers: {e}")))?;
-    let (video, weights) = open(&recipe.autoencoders.join("video_ae.safetensors"))?;
+    let (video, weights) = open(&recipe.autoencoders.join("video_ae.safetensors"), device)?;
     let video_ae = VideoAe::new(&video, &weights, Precision::Bf16)?;
-    let (audio, weights) = open(&recipe.autoencoders.join("audio_ae.safetensors"))?;
+    let (audio, weights) = open(&recipe.autoencoders.join("audio_ae.safetensors"), device)?;
     let audio_ae = AudioAe::new(&audio, &weights, Precision::Bf16)?;
     Ok(Source {
         recipe: recipe.clone(),
         config,
         video_ae,
         audio_ae,
+        device: device.clone(),
         tokenizer,
         pool,
         ready: Mutex::new(HashMap::new()),
@@ -212,12 +217,12 @@ fn source(recipe: &DitRecipe, config: DitConfig, tokenizer: TextTokenizer) -> Re
 }
 
 /// An autoencoder's configuration and weights.
-fn open<C: DeserializeOwned>(path: &Path) -> Result<(C, Weights)> {
+fn open<C: DeserializeOwned>(path: &Path, device: &Device) -> Result<(C, Weights)> {
     let files = WeightFiles::open(path)?;
     let config = files.metadata("config").unwrap_or_default();
     let config = serde_json::from_str(config)
         .map_err(|e| TrainError::Setting(format!("{}: {e}", path.display())))?;
-    Ok((config, Weights::files(Arc::new(files), &Device::Cpu)))
+    Ok((config, Weights::files(Arc::new(files), device)))
 }
 
 fn held_out(source: &Source) -> Result<Vec<EncodedClip>> {
@@ -282,9 +287,9 @@ impl DitTask {
     }
 
     fn judge(&self, batch: &DitBatch, outputs: &Outputs) -> Result<StepLoss> {
-        let recipe = &self.source.recipe;
+        let (recipe, device) = (&self.source.recipe, &self.source.device);
         let sequence = &batch.sequence;
-        let mut total = Tensor::new(0f32, &Device::Cpu)?;
+        let mut total = Tensor::new(0f32, device)?;
         let mut found = Metrics::new();
         let parts = [
             (Modality::Video, &outputs.video, &batch.video_target, 1.0),
@@ -300,8 +305,8 @@ impl DitTask {
                 continue;
             };
             let weight = match modality {
-                Modality::Audio => sequence.audio_weight(&Device::Cpu)?,
-                _ => sequence.video_weight(&Device::Cpu)?,
+                Modality::Audio => sequence.audio_weight(device)?,
+                _ => sequence.video_weight(device)?,
             };
             let loss = match modality {
                 Modality::Video => {

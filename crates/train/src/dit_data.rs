@@ -93,6 +93,8 @@ pub(crate) struct Source {
     pub config: DitConfig,
     pub video_ae: VideoAe,
     pub audio_ae: AudioAe,
+    /// Where the autoencoders are and batches go.
+    pub device: Device,
     pub tokenizer: TextTokenizer,
     pub pool: ThreadPool,
     pub ready: Mutex<HashMap<Key, Arc<EncodedClip>>>,
@@ -253,7 +255,7 @@ impl Source {
 
     fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<f64>) -> Result<DitBatch> {
         let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
-        let sequence = TokenSequence::new(&self.config, &specs, &Device::Cpu)?;
+        let sequence = TokenSequence::new(&self.config, &specs, &self.device)?;
         let video =
             |k: usize| -> Vec<Tensor> { pieces.iter().map(|p| p.video[k].clone()).collect() };
         let audio = |k: usize| -> Vec<Tensor> {
@@ -271,7 +273,7 @@ impl Source {
             audio: sequence.pack(Modality::Audio, &audio(0))?,
             audio_target: sequence.pack(Modality::Audio, &audio(1))?,
             ids: (!ids.is_empty())
-                .then(|| Tensor::new(ids, &Device::Cpu))
+                .then(|| Tensor::new(ids, &self.device))
                 .transpose()?,
             sequence,
             sigmas,

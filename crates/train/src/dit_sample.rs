@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use gallop_core::Frame;
 use gallop_diffusion::{Guidance, euler, flow_sigmas, gaussian};
 use gallop_model::dit::{Batch, Dit, Text};
@@ -60,17 +60,17 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         .iter()
         .map(|c| spec(c, 0))
         .collect::<Result<Vec<_>>>()?;
-    let cond = TokenSequence::new(dit.config(), &cond, &Device::Cpu)?;
-    let uncond = TokenSequence::new(dit.config(), &uncond, &Device::Cpu)?;
-    let ids = Tensor::new(prompts.concat(), &Device::Cpu)?;
+    let cond = TokenSequence::new(dit.config(), &cond, &source.device)?;
+    let uncond = TokenSequence::new(dit.config(), &uncond, &source.device)?;
+    let ids = Tensor::new(prompts.concat(), &source.device)?;
 
     let mut rng = stream(source.recipe.run.seed, Purpose::Validation, u64::MAX - 1);
     let mut x = Vec::new();
     for clip in clips {
-        x.push(gaussian(&mut rng, clip.video.shape(), &Device::Cpu)?);
+        x.push(gaussian(&mut rng, clip.video.shape(), &source.device)?);
     }
     for audio in clips.iter().filter_map(|clip| clip.audio.as_ref()) {
-        x.push(gaussian(&mut rng, audio.shape(), &Device::Cpu)?);
+        x.push(gaussian(&mut rng, audio.shape(), &source.device)?);
     }
     let guidance = Guidance::constant(GUIDANCE, x.len());
     let mut field = |x: &[Tensor], sigma: f64| {

@@ -1,6 +1,6 @@
 //! How much of the picture each channel of a latent makes.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Tensor};
 use gallop_core::PixelSize;
 use gallop_model::video_ae::{STRIDE, VideoAe};
 use rand::RngExt;
@@ -39,7 +39,7 @@ pub(crate) fn importance(
             for place in push.chunks_exact_mut(channels) {
                 place[channel] = if rng.random::<bool>() { 1.0 } else { -1.0 };
             }
-            let push = Tensor::from_vec(push, latents.dims(), &Device::Cpu)?;
+            let push = Tensor::from_vec(push, latents.dims(), latents.device())?;
             let after = ae.decode(&(&latents + push)?, size)?;
             *change += 10f64.powf(-0.1 * psnr(&before, &after));
         }
@@ -47,6 +47,6 @@ pub(crate) fn importance(
     let weights: Vec<f32> = (changes.iter())
         .map(|change| change.max(1e-9).powf(exponent) as f32)
         .collect();
-    let weights = Tensor::new(weights, &Device::Cpu)?;
+    let weights = Tensor::new(weights, ae.device())?;
     Ok(weights.broadcast_div(&weights.mean_keepdim(D::Minus1)?)?)
 }

@@ -93,6 +93,51 @@ pub fn pixel_errors(
     }
 }
 
+/// [`PixelErrors`] as part of a graph.
+pub struct PixelLoss {
+    /// The loss, a scalar.
+    pub total: Tensor,
+    /// Its value.
+    pub value: f64,
+    /// Mean of d^2.
+    pub mse: f64,
+}
+
+/// Judges `predicted` against `target`, both `[B, T, ..]`, but for the first `skip` of T: where the tensors are, so
+/// that a GPU's pixels stay there.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn pixel_loss(
+    predicted: &Tensor,
+    target: &Tensor,
+    skip: usize,
+    judged: [f32; 2],
+) -> Result<PixelLoss> {
+    let frames = predicted.dim(1)?;
+    if predicted.device().is_cpu() {
+        let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let all = predicted.dim(0)? * frames;
+        let kept: Vec<bool> = (0..all).map(|t| t % frames >= skip).collect();
+        let errors = pixel_errors(&flat(predicted)?, &flat(target)?, &kept, judged);
+        let (value, mse) = (errors.graded.value, errors.mse);
+        let total = errors.graded.attach(predicted)?;
+        return Ok(PixelLoss { total, value, mse });
+    }
+    let kept = |x: &Tensor| x.narrow(1, skip, frames - skip);
+    let gap = (kept(predicted)? - kept(target)?)?;
+    let count = gap.elem_count().max(1) as f64;
+    let mean = |x: Tensor| gallop_kernels::sum_in_parts(&x)? / count;
+    let squares = mean(gap.sqr()?)?;
+    let [absolute, squared] = judged.map(f64::from);
+    let total = ((mean(gap.abs()?)? * absolute)? + (&squares * squared)?)?;
+    Ok(PixelLoss {
+        value: f64::from(total.to_scalar::<f32>()?),
+        mse: f64::from(squares.to_scalar::<f32>()?),
+        total,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
-use gallop_kernels::{Precision, Segments};
+use gallop_kernels::{AdamStep, Precision, Segments};
 use gallop_model::Vars;
 use rayon::prelude::*;
 
@@ -32,6 +32,16 @@ pub(crate) struct Slot {
     pub(crate) second: Vec<f32>,
     /// Moving average of the weight.
     pub(crate) ema: Vec<f32>,
+    /// Where a weight on a GPU has its moments and average; the lists are then as old as the last
+    /// [`Optimiser::gather`].
+    gpu: Option<OnGpu>,
+}
+
+/// What is kept for a weight beside it; the master weight is the variable itself.
+struct OnGpu {
+    first: Tensor,
+    second: Tensor,
+    ema: Tensor,
 }
 
 /// Updates the weights of one network.
@@ -60,6 +70,7 @@ impl Optimiser {
                     second: vec![0.0; if muon { 0 } else { value.len() }],
                     ema: value.clone(),
                     value,
+                    gpu: None,
                 })
             })
             .collect::<Result<_>>()?;
@@ -79,6 +90,9 @@ impl Optimiser {
     /// # Errors
     /// If a gradient cannot be read.
     pub fn step(&mut self, grads: &GradStore, step: u64, rate: f64) -> Result<f64> {
+        if self.slots.iter().any(|slot| slot.var.device().is_cuda()) {
+            return self.step_on_gpu(grads, step, rate);
+        }
         let grads = self
             .slots
             .iter()
@@ -113,6 +127,56 @@ impl Optimiser {
         Ok(norm)
     }
 
+    /// The same where the weights are, but for Muon's.
+    fn step_on_gpu(&mut self, grads: &GradStore, step: u64, rate: f64) -> Result<f64> {
+        let of = |slot: &Slot| grads.get(slot.var.as_tensor());
+        let squares = (self.slots.iter().filter_map(of))
+            .map(|grad| gallop_kernels::sum_in_parts(&grad.sqr()?)?.reshape(1))
+            .collect::<Result<Vec<_>>>()?;
+        if squares.is_empty() {
+            return Ok(0.0);
+        }
+        let norm = f64::from(Tensor::cat(&squares, 0)?.sum_all()?.to_scalar::<f32>()?).sqrt();
+        let scale = if self.recipe.clip > 0.0 && norm > self.recipe.clip {
+            self.recipe.clip / norm
+        } else {
+            1.0
+        };
+        let ema = self.recipe.ema.min((step + 1) as f64 / (step + 10) as f64) as f32;
+        for slot in &mut self.slots {
+            let Some(grad) = grads.get(slot.var.as_tensor()) else {
+                continue;
+            };
+            if slot.second.is_empty() {
+                let grad = grad.flatten_all()?.to_vec1::<f32>()?;
+                slot.muon(&grad, &self.recipe, rate)?;
+                average(&mut slot.ema, &slot.value, ema);
+                slot.publish(&slot.value)?;
+            } else {
+                let adam = Adam::new(&self.recipe, slot.var.rank(), step, rate);
+                slot.adam_on_gpu(grad, adam.step(scale as f32, ema))?;
+            }
+        }
+        Ok(norm)
+    }
+
+    /// Brings what a GPU keeps into the lists, for a checkpoint.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub(crate) fn gather(&mut self) -> Result<()> {
+        let list = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+        for slot in &mut self.slots {
+            if let Some(gpu) = &slot.gpu {
+                slot.first = list(&gpu.first)?;
+                slot.second = list(&gpu.second)?;
+                slot.ema = list(&gpu.ema)?;
+                slot.value = list(slot.var.as_tensor())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs `f` with the averaged weights in place.
     ///
     /// # Errors
@@ -121,12 +185,27 @@ impl Optimiser {
         &self,
         f: impl FnOnce() -> std::result::Result<T, E>,
     ) -> std::result::Result<T, E> {
+        let mut kept = Vec::new();
         for slot in &self.slots {
-            slot.publish(&slot.ema)?;
+            match &slot.gpu {
+                Some(gpu) => {
+                    kept.push(slot.var.as_tensor().copy()?);
+                    slot.var.set(&gpu.ema)?;
+                }
+                None => slot.publish(&slot.ema)?,
+            }
         }
         let result = f();
+        let mut kept = kept.into_iter();
         for slot in &self.slots {
-            slot.publish(&slot.value)?;
+            match &slot.gpu {
+                Some(_) => {
+                    if let Some(value) = kept.next() {
+                        slot.var.set(&value)?;
+                    }
+                }
+                None => slot.publish(&slot.value)?,
+            }
         }
         result
     }
@@ -138,6 +217,30 @@ impl Slot {
         let device = self.var.device();
         self.var
             .set(&Tensor::from_slice(values, self.var.shape(), device)?)
+    }
+
+    /// Forgets what a GPU kept: the lists are newer.
+    pub(crate) fn reload(&mut self) -> Result<()> {
+        self.gpu = None;
+        self.publish(&self.value)
+    }
+
+    fn adam_on_gpu(&mut self, grad: &Tensor, step: AdamStep) -> Result<()> {
+        let shape = self.var.shape().clone();
+        let device = self.var.device().clone();
+        let gpu = match &mut self.gpu {
+            Some(gpu) => gpu,
+            none => {
+                let tensor = |values: &[f32]| Tensor::from_slice(values, &shape, &device);
+                none.insert(OnGpu {
+                    first: tensor(&self.first)?,
+                    second: tensor(&self.second)?,
+                    ema: tensor(&self.ema)?,
+                })
+            }
+        };
+        let state = [self.var.as_tensor(), &gpu.first, &gpu.second, &gpu.ema];
+        gallop_kernels::adam_on_gpu(state, grad, step)
     }
 
     fn adam(&mut self, grad: &[f32], scale: f32, adam: Adam) {
@@ -205,6 +308,19 @@ impl Adam {
             } else {
                 0.0
             },
+        }
+    }
+}
+
+impl Adam {
+    fn step(self, scale: f32, keep: f32) -> AdamStep {
+        AdamStep {
+            scale,
+            betas: [self.beta1, self.beta2],
+            corrections: [self.correct1, self.correct2],
+            rate: self.rate,
+            decay: self.decay,
+            keep,
         }
     }
 }

@@ -173,6 +173,7 @@ impl<'a> Loop<'a> {
     }
 
     fn save(&mut self) -> Result<()> {
+        self.optimiser.gather()?;
         self.checkpoints.save(self.optimiser, self.step)?;
         self.saved = Instant::now();
         Ok(())

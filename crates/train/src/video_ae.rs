@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{ClipOf, View, WorldRecipe, choose, cut};
 use crate::error::{Result, TrainError};
 use crate::export::{export, start_from};
-use crate::loss::{latent_noise, pixel_errors};
+use crate::loss::{latent_noise, pixel_loss};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
 use crate::photos::Photos;
@@ -105,6 +105,7 @@ struct VideoTask {
     ae: VideoAe,
     held_out: Vec<Vec<Frame>>,
     held_out_photos: Vec<Vec<Frame>>,
+    device: Device,
 }
 
 /// Where batches come from.
@@ -120,11 +121,11 @@ struct Source {
 pub fn train_video_ae(
     recipe: &VideoAeRecipe,
     folder: &Path,
-    progress: &dyn Progress,
-    cancel: &Cancel,
+    device: &Device,
+    (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
     let vars = Vars::default();
-    let weights = Weights::vars(&vars, Some(recipe.run.seed), &Device::Cpu);
+    let weights = Weights::vars(&vars, Some(recipe.run.seed), device);
     let ae = VideoAe::new(&recipe.model, &weights, Precision::Bf16)?;
     let photos = recipe.photos.as_ref();
     let mut task = VideoTask {
@@ -138,6 +139,7 @@ pub fn train_video_ae(
             Some(photos) => held_out_photos(recipe, &Photos::read(&photos.held_out)?),
             None => Vec::new(),
         },
+        device: device.clone(),
     };
     match &recipe.start {
         Some(path) => start_from(&vars, path)?,
@@ -245,30 +247,27 @@ impl Task for VideoTask {
 
     fn loss(&mut self, batch: VideoBatch, _step: u64) -> Result<StepLoss> {
         let loss = self.source.recipe.loss;
-        let latents = self.ae.encode_groups(&batch.groups, None)?;
+        let groups = batch.groups.to_device(&self.device)?;
+        let latents = self.ae.encode_groups(&groups, None)?;
         let latents = match self.source.recipe.freeze_encoder {
             true => latents.detach(),
             false => latents,
         };
         let noise = self.noise(&latents, batch.index)?;
         let predicted = self.ae.decode_groups(&(&latents + noise)?, None)?;
-        let target = groups_to_patches(&batch.groups)?;
-        let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let target = groups_to_patches(&groups)?;
         // The first group of a clip stands for one frame, which is its last.
-        let frames = predicted.dim(0)? * predicted.dim(1)?;
-        let per_clip = predicted.dim(1)?;
-        let kept: Vec<bool> = (0..frames).map(|t| t % per_clip >= GROUP - 1).collect();
         let judged = [loss.absolute, loss.squared];
-        let errors = pixel_errors(&flat(&predicted)?, &flat(&target)?, &kept, judged);
+        let errors = pixel_loss(&predicted, &target, GROUP - 1, judged)?;
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
             metrics: metrics([
-                ("loss", errors.graded.value),
+                ("loss", errors.value),
                 ("psnr", 10.0 * (PEAK / errors.mse).log10()),
                 ("latent_rms", spread),
             ]),
-            total: (errors.graded.attach(&predicted)? + (size * loss.latent_size)?)?,
+            total: (errors.total + (size * loss.latent_size)?)?,
         })
     }
 
@@ -313,7 +312,8 @@ impl VideoTask {
         (0..STATISTICS_BATCHES)
             .map(|i| {
                 let batch = make_batch(&self.source, STATISTICS_AT + i)?;
-                Ok(self.ae.encode_groups(&batch.groups, None)?.detach())
+                let groups = batch.groups.to_device(&self.device)?;
+                Ok(self.ae.encode_groups(&groups, None)?.detach())
             })
             .collect()
     }
@@ -338,7 +338,7 @@ impl VideoTask {
         let sizes = squares
             .iter()
             .map(|s| s.sqrt().max(LEAST_SIZE) / LATENT_SIZE);
-        let sizes = Tensor::from_iter(sizes, &Device::Cpu)?;
+        let sizes = Tensor::from_iter(sizes, &self.device)?;
         let scaled = |name: &str, sizes: &Tensor, divide: bool| -> Result<()> {
             let Some(var) = vars.get(name) else {
                 return Ok(());

@@ -32,7 +32,7 @@ fn finished(outcome: Outcome) {
 
 #[test]
 fn recipes_can_be_read() {
-    for name in ["foal", "tiny"] {
+    for name in ["foal", "gpu", "tiny"] {
         recipe::<VideoAeRecipe>(&format!("{name}-video-ae"));
         recipe::<AudioAeRecipe>(&format!("{name}-audio-ae"));
         recipe::<DitRecipe>(&format!("{name}-dit"));
@@ -44,8 +44,24 @@ fn tiny_recipes_lead_to_weights_that_load() {
     let root = tempfile::tempdir().unwrap();
     let parts = root.path().join("parts");
     let cancel = Cancel::default();
-    finished(train_video_ae(&recipe("tiny-video-ae"), &parts.join("v"), &Silent, &cancel).unwrap());
-    finished(train_audio_ae(&recipe("tiny-audio-ae"), &parts.join("a"), &Silent, &cancel).unwrap());
+    finished(
+        train_video_ae(
+            &recipe("tiny-video-ae"),
+            &parts.join("v"),
+            &Device::Cpu,
+            (&Silent, &cancel),
+        )
+        .unwrap(),
+    );
+    finished(
+        train_audio_ae(
+            &recipe("tiny-audio-ae"),
+            &parts.join("a"),
+            &Device::Cpu,
+            (&Silent, &cancel),
+        )
+        .unwrap(),
+    );
     for (folder, file) in [("v", "video_ae"), ("a", "audio_ae")] {
         let file = format!("{file}.safetensors");
         std::fs::rename(parts.join(folder).join(&file), parts.join(&file)).unwrap();
@@ -55,7 +71,7 @@ fn tiny_recipes_lead_to_weights_that_load() {
         ..recipe("tiny-dit")
     };
     let folder = root.path().join("dit");
-    finished(train_dit(&dit, &folder, &Silent, &cancel).unwrap());
+    finished(train_dit(&dit, &folder, &Device::Cpu, (&Silent, &cancel)).unwrap());
 
     let (config, weights) = open::<VideoAeConfig>(parts.join("video_ae.safetensors"));
     VideoAe::new(&config, &weights, Precision::Bf16).unwrap();

@@ -87,6 +87,8 @@ pub fn self_attention(
         eps: layer.eps as f32,
         precision: layer.precision,
         lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        cuda_lse: OnceLock::new(),
     };
     qkv.contiguous()?
         .apply_op3(&q_norm.contiguous()?, &k_norm.contiguous()?, op)
@@ -102,20 +104,23 @@ struct LayerOp {
     precision: Precision,
     /// As in `attention`.
     lse: OnceLock<Vec<f32>>,
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    cuda_lse: OnceLock<crate::cuda::Lse>,
 }
 
 /// Where the columns of `qkv` begin.
 impl Extents {
     /// Numbers of queries and keys of a row.
-    fn rotated(&self) -> usize {
+    pub(crate) fn rotated(&self) -> usize {
         (self.query_heads + self.key_heads) * self.head
     }
 
-    fn gates(&self) -> usize {
+    pub(crate) fn gates(&self) -> usize {
         self.rotated() + self.key_heads * self.head
     }
 
-    fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.gates() + self.query_heads
     }
 
@@ -135,6 +140,22 @@ impl Extents {
 }
 
 impl LayerOp {
+    #[cfg(feature = "cuda")]
+    fn cuda(&self) -> crate::cuda::Layer<'_> {
+        crate::cuda::Layer {
+            plan: &self.plan,
+            extents: self.extents,
+            norm: crate::cuda::Norm {
+                segments: &self.segments,
+                eps: self.eps,
+                heads: self.extents.query_heads,
+                width: self.extents.head,
+                angles: Some([&self.sin, &self.cos]),
+            },
+            precision: self.precision,
+        }
+    }
+
     fn with_angles<T>(&self, f: impl FnOnce(Angles) -> Result<T>) -> Result<T> {
         let turning = self.sin.dim(1)?;
         with_floats(&self.sin, |sin| {
@@ -328,6 +349,24 @@ impl CustomOp3 for LayerOp {
         ))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        qkv: &candle_core::CudaStorage,
+        l: &Layout,
+        q_norm: &candle_core::CudaStorage,
+        lq: &Layout,
+        k_norm: &candle_core::CudaStorage,
+        lk: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let e = self.extents;
+        let inputs = [(qkv, l), (q_norm, lq), (k_norm, lk)];
+        let (out, lse) = crate::cuda::layer(inputs, &self.cuda())?;
+        // A second call of the same operation has the same inputs.
+        let _ = self.cuda_lse.set(lse);
+        Ok((out, (e.queries, e.query_heads * e.head).into()))
+    }
+
     fn bwd(
         &self,
         qkv: &Tensor,
@@ -336,6 +375,12 @@ impl CustomOp3 for LayerOp {
         out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let Some(lse) = self.cuda_lse.get() {
+            let tensors = [qkv, q_norm, k_norm, out, grad];
+            let [dqkv, dq, dk] = crate::cuda::layer_backward(tensors, lse, &self.cuda())?;
+            return Ok((Some(dqkv), Some(dq), Some(dk)));
+        }
         let Some(lse) = self.lse.get() else {
             bail!("self_attention: the backward pass needs the forward pass first");
         };

@@ -126,6 +126,8 @@ pub fn attention(
         precision,
         extents,
         lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        cuda_lse: OnceLock::new(),
     };
     q.contiguous()?
         .apply_op3(&k.contiguous()?, &v.contiguous()?, op)
@@ -133,12 +135,12 @@ pub fn attention(
 
 /// All sizes.
 #[derive(Clone, Copy, Debug)]
-struct Extents {
-    queries: usize,
-    keys: usize,
-    query_heads: usize,
-    key_heads: usize,
-    head: usize,
+pub(crate) struct Extents {
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) query_heads: usize,
+    pub(crate) key_heads: usize,
+    pub(crate) head: usize,
 }
 
 impl Extents {
@@ -175,6 +177,9 @@ struct Attention {
     extents: Extents,
     /// The logarithm to base 2 of the sum of exponentials `[Nq, Lq]`, from the forward pass; +inf where no key is seen.
     lse: OnceLock<Vec<f32>>,
+    /// The same on a GPU.
+    #[cfg(feature = "cuda")]
+    cuda_lse: OnceLock<crate::cuda::Lse>,
 }
 
 impl CustomOp3 for Attention {
@@ -200,6 +205,23 @@ impl CustomOp3 for Attention {
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &candle_core::CudaStorage,
+        lq: &Layout,
+        k: &candle_core::CudaStorage,
+        lk: &Layout,
+        v: &candle_core::CudaStorage,
+        lv: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let inputs = [(q, lq), (k, lk), (v, lv)];
+        let (out, lse) = crate::cuda::attention(inputs, &self.plan, self.extents, self.precision)?;
+        // A second call of the same operation has the same inputs.
+        let _ = self.cuda_lse.set(lse);
+        Ok((out, lq.shape().clone()))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -208,6 +230,14 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let Some(lse) = self.cuda_lse.get() {
+            let tensors = [q, k, v, out, grad];
+            let (plan, e) = (&self.plan, self.extents);
+            let [dq, dk, dv] =
+                crate::cuda::attention_backward(tensors, lse, plan, e, self.precision)?;
+            return Ok((Some(dq), Some(dk), Some(dv)));
+        }
         let Some(lse) = self.lse.get() else {
             bail!("attention: the backward pass needs the forward pass first");
         };

@@ -2,7 +2,7 @@
 
 mod backward;
 mod depthwise;
-mod geometry;
+pub(crate) mod geometry;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -199,6 +199,18 @@ impl CustomOp2 for Conv {
         Ok((CpuStorage::F32(y), self.geometry.output_shape()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let y = crate::cuda::conv((x, lx), (w, lw), None, &self.geometry, self.precision)?;
+        Ok((y, self.geometry.output_shape()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -206,6 +218,12 @@ impl CustomOp2 for Conv {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw, _] =
+                crate::cuda::conv_backward([x, w, grad], None, &self.geometry, self.precision)?;
+            return Ok((dx, dw));
+        }
         self.gradients(x, w, grad)
     }
 }
@@ -228,6 +246,21 @@ impl CustomOp3 for Conv {
         Ok((CpuStorage::F32(y), self.geometry.output_shape()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+        b: &candle_core::CudaStorage,
+        lb: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let bias = Some((b, lb));
+        let y = crate::cuda::conv((x, lx), (w, lw), bias, &self.geometry, self.precision)?;
+        Ok((y, self.geometry.output_shape()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -236,6 +269,12 @@ impl CustomOp3 for Conv {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let [dx, dw, db] =
+                crate::cuda::conv_backward([x, w, grad], Some(b), &self.geometry, self.precision)?;
+            return Ok((dx, dw, db));
+        }
         let (dx, dw) = self.gradients(x, w, grad)?;
         let output = self.geometry.output;
         let db = with_floats(grad, |dy| {

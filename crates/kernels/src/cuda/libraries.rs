@@ -1,0 +1,137 @@
+//! Finding CUDA's libraries when they are needed, so that the binary starts without them.
+//!
+//! What is linked are jumps (`tools/cuda-toolkit` makes them) that ask `dlsym` when first called; here the libraries are
+//! opened for them.
+
+use std::ffi::{CStr, CString};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use candle_core::{Result, bail};
+
+/// What is needed, in the order of opening: a library may need those before it.
+const LIBRARIES: [Library; 6] = [
+    Library {
+        name: "libcuda.so.1",
+        from: "the NVIDIA driver (580 or newer)",
+    },
+    Library {
+        name: "libnvrtc-builtins.so.13.0",
+        from: "the package nvidia-cuda-nvrtc",
+    },
+    Library {
+        name: "libnvrtc.so.13",
+        from: "the package nvidia-cuda-nvrtc",
+    },
+    Library {
+        name: "libcublasLt.so.13",
+        from: "the package nvidia-cublas",
+    },
+    Library {
+        name: "libcublas.so.13",
+        from: "the package nvidia-cublas",
+    },
+    Library {
+        name: "libcurand.so.10",
+        from: "the package nvidia-curand",
+    },
+];
+
+/// Needed only if the next one cannot be opened without it: its name depends on the release.
+const OPTIONAL: &str = "libnvrtc-builtins.so.13.0";
+
+struct Library {
+    name: &'static str,
+    from: &'static str,
+}
+
+/// Opens all libraries, once; where one is not on the system's own path it is looked for in `folders`.
+///
+/// # Errors
+/// If one cannot be found or opened: names it, and what it comes with.
+pub fn open(folders: &[PathBuf]) -> Result<()> {
+    static OPENED: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    match OPENED.get_or_init(|| open_all(folders)) {
+        Ok(()) => Ok(()),
+        Err(message) => bail!("{message}"),
+    }
+}
+
+/// Opens the compiler of kernels alone, which needs no driver.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_compiler(folders: &[PathBuf]) -> Result<()> {
+    let compiler = |library: &Library| library.name.starts_with("libnvrtc");
+    open_some(folders, compiler).map_err(candle_core::Error::msg)
+}
+
+fn open_all(folders: &[PathBuf]) -> std::result::Result<(), String> {
+    open_some(folders, |_| true)
+}
+
+fn open_some(
+    folders: &[PathBuf],
+    wanted: impl Fn(&Library) -> bool,
+) -> std::result::Result<(), String> {
+    let mut places = Vec::new();
+    for folder in folders {
+        places.push(folder.clone());
+        places.extend(inside(folder));
+    }
+    for library in LIBRARIES.iter().filter(|library| wanted(library)) {
+        let found = std::iter::once(PathBuf::from(library.name))
+            .chain(places.iter().map(|place| place.join(library.name)))
+            .map(|path| dlopen(&path))
+            .fold(Err(String::new()), |found, next| match (&found, &next) {
+                (Ok(()), _) => found,
+                // What was wrong with a file that is there says more than that others are not.
+                (Err(was), Err(is)) if is.contains("No such file") && !was.is_empty() => found,
+                _ => next,
+            });
+        if let Err(why) = found
+            && library.name != OPTIONAL
+        {
+            return Err(format!(
+                "{} is missing: it comes with {} ({why})",
+                library.name, library.from
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Where Python packages keep the libraries under a folder: `nvidia/cu13/lib`, `nvidia/*/lib`, and the same in
+/// `site-packages` below it.
+fn inside(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let pythons = children(&folder.join("lib")).into_iter();
+    let pythons =
+        pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|kind| python.join(kind)));
+    for site in std::iter::once(folder.to_path_buf()).chain(pythons) {
+        let packages = children(&site.join("nvidia")).into_iter();
+        found.extend(packages.map(|package| package.join("lib")));
+    }
+    found
+}
+
+/// What is in a folder, in order; nothing if it cannot be read.
+fn children(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    paths
+}
+
+/// Opens a library for all that asks for symbols later.
+fn dlopen(path: &Path) -> std::result::Result<(), String> {
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
+    // SAFETY: CUDA's libraries may be opened by any thread; the handle stays open for the process's life.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if !handle.is_null() {
+        return Ok(());
+    }
+    // SAFETY: after a failure dlerror gives a C string that is valid until the next call of this thread.
+    let message = unsafe { CStr::from_ptr(libc::dlerror()) };
+    Err(message.to_string_lossy().into_owned())
+}

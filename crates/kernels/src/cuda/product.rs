@@ -1,0 +1,158 @@
+//! Products of matrices, by cuBLAS.
+
+use candle_core::cuda_backend::cudarc::cublas::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Result, bail};
+
+use super::gpu::{Address, Data, Floats, Gpu, Text, Threads, launch};
+use crate::gemm::Precision;
+
+/// Numbers for products, in the precision of the products, and the memory that was made for them.
+pub struct Operand {
+    pub at: Address,
+    _own: Own,
+}
+
+enum Own {
+    None,
+    Rounded(#[expect(dead_code, reason = "kept alive")] CudaSlice<u16>),
+    Widened(#[expect(dead_code, reason = "kept alive")] Floats),
+}
+
+/// A matrix in row order: where it begins, numbers from one row to the next, and whether it is used turned.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    pub at: Address,
+    pub pitch: usize,
+    pub turned: bool,
+}
+
+/// `c [m, n] = a [m, k] * b [k, n] + beta * c`, with a and b as they are after turning, and c in f32.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm {
+    pub size: [usize; 3],
+    pub a: Matrix,
+    pub b: Matrix,
+    pub c: (Address, usize),
+    pub beta: f32,
+}
+
+impl Gpu {
+    /// Bytes of a number for products.
+    pub fn width(precision: Precision) -> usize {
+        match precision {
+            Precision::Bf16 => 2,
+            Precision::F32 => 4,
+        }
+    }
+
+    /// `count` numbers as products take them.
+    pub fn operand(&self, data: Data, count: usize, precision: Precision) -> Result<Operand> {
+        let threads = Threads::each(count);
+        Ok(match (precision, data.bf16) {
+            (Precision::Bf16, false) => {
+                let rounded = self.alloc::<u16>(count)?;
+                let at = self.address(&rounded);
+                launch!(
+                    self,
+                    Text::Pointwise,
+                    "round_bf16",
+                    threads,
+                    data.at,
+                    at,
+                    count as u64
+                );
+                let _own = Own::Rounded(rounded);
+                Operand { at, _own }
+            }
+            (Precision::F32, true) => {
+                let widened = self.alloc::<f32>(count)?;
+                let at = self.address(&widened);
+                launch!(
+                    self,
+                    Text::Pointwise,
+                    "widen_bf16",
+                    threads,
+                    data.at,
+                    at,
+                    count as u64
+                );
+                let _own = Own::Widened(widened);
+                Operand { at, _own }
+            }
+            _ => Operand {
+                at: data.at,
+                _own: Own::None,
+            },
+        })
+    }
+
+    /// Queues a product of numbers in this precision, summed in f32.
+    pub fn gemm(&self, gemm: Gemm, precision: Precision) -> Result<()> {
+        use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+        let [m, n, k] = gemm.size;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        if k == 0
+            || [m, n, k, gemm.a.pitch, gemm.b.pitch, gemm.c.1]
+                .iter()
+                .any(|&v| v > i32::MAX as usize)
+        {
+            bail!("a product of {m} x {k} and {k} x {n}");
+        }
+        let op = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
+        let kind = match precision {
+            Precision::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+            Precision::F32 => sys::cudaDataType::CUDA_R_32F,
+        };
+        let (alpha, beta) = (1.0f32, gemm.beta);
+        let blas = self.device().cublas_handle();
+        // cuBLAS counts by columns: the same memory is the turned matrices, and c' = b' a'.
+        // SAFETY: the callers' matrices lie within their memory.
+        let done = unsafe {
+            result::gemm_ex(
+                *blas.handle(),
+                op(gemm.b.turned),
+                op(gemm.a.turned),
+                n as i32,
+                m as i32,
+                k as i32,
+                (&raw const alpha).cast(),
+                gemm.b.at as *const _,
+                kind,
+                gemm.b.pitch as i32,
+                gemm.a.at as *const _,
+                kind,
+                gemm.a.pitch as i32,
+                (&raw const beta).cast(),
+                gemm.c.0 as *mut _,
+                sys::cudaDataType::CUDA_R_32F,
+                gemm.c.1 as i32,
+                sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(error) => bail!("cuBLAS: {error:?} for {gemm:?}"),
+        }
+    }
+
+    /// Writes the same row of `width` numbers `rows` times.
+    pub fn fill_rows(&self, row: Address, to: Address, rows: usize, width: usize) -> Result<()> {
+        let count = rows * width;
+        let threads = Threads::each(count);
+        launch!(
+            self,
+            Text::Pointwise,
+            "fill_rows",
+            threads,
+            row,
+            to,
+            count as u64,
+            width as i32
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,25 @@
+//! Opening a GPU, whether or not this build can use one.
+
+use std::path::PathBuf;
+
+use candle_core::{Device, Result};
+
+/// GPU number `ordinal`. CUDA's libraries are looked for where the system looks, then in `folders` (of libraries, or
+/// of Python packages that carry them).
+///
+/// # Errors
+/// If this build has no CUDA, a library is missing, or there is no such GPU.
+#[cfg(feature = "cuda")]
+pub fn cuda_device(ordinal: usize, folders: &[PathBuf]) -> Result<Device> {
+    crate::cuda::open(ordinal, folders)
+}
+
+/// GPU number `ordinal`. CUDA's libraries are looked for where the system looks, then in `folders` (of libraries, or
+/// of Python packages that carry them).
+///
+/// # Errors
+/// If this build has no CUDA, a library is missing, or there is no such GPU.
+#[cfg(not(feature = "cuda"))]
+pub fn cuda_device(_ordinal: usize, _folders: &[PathBuf]) -> Result<Device> {
+    candle_core::bail!("this gallop was built without CUDA; build it with --features cuda")
+}

@@ -1,0 +1,2 @@
+// Too old for anything that asks.
+#define CUDA_VERSION 0

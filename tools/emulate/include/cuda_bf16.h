@@ -1,0 +1,1 @@
+// Half-width numbers are left out: kernels for them are not compiled.
