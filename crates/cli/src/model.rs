@@ -50,6 +50,12 @@ pub fn info(args: &ModelInfo) -> Result<()> {
     let trained = &info.trained;
     println!("{}: makes clips with sound of", info.name);
     println!("  families    {}", trained.families.join(", "));
+    if !trained.looks.is_empty() {
+        println!("  looks       {}", trained.looks.join(", "));
+    }
+    for (attribute, values) in &trained.only {
+        println!("  {attribute:<11} {}", values.join(", "));
+    }
     println!("  prompts in  {}", trained.languages.join(", "));
     println!(
         "  best at     {} and up to {} s",
