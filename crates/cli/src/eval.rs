@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
 use gallop_core::{
     Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
 };
-use gallop_engine::{EngineError, Foal, Trained, generate, reconstruct};
+use gallop_engine::{EngineError, Foal, FoalInfo, Trained, generate, reconstruct};
 use gallop_eval::{Detectors, Effort, Measures, Row, measure, table};
 use gallop_media::ClipWriter;
 use gallop_world::{HeldoutPrompt, Look, Only, Split, WorldConfig, heldout_prompts, render_spec};
@@ -65,20 +64,21 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
     if let Some(file) = &args.fit {
         return fit(args, file, progress, cancel);
     }
-    let device = open_device(args.device)?;
-    let model = load(args.model.as_deref(), &device)?;
-    let plan = plan(args, &model)?;
-    fs::create_dir_all(&args.output)
-        .with_context(|| format!("cannot make the folder `{}`", args.output.display()))?;
-    let families = model.info.trained.families.clone();
+    let info = info(args)?;
+    let families = info.trained.families.clone();
     let detectors = detectors(args, &families)?;
     let world = WorldConfig {
-        looks: looks(args, &detectors, &model.info.trained)?,
-        only: Only(model.info.trained.only.clone()),
+        looks: looks(args, &detectors, &info.trained)?,
+        only: Only(info.trained.only.clone()),
         families,
         split: Split::Heldout,
         ..WorldConfig::default()
     };
+    let plan = plan(args, &info)?;
+    let device = open_device(args.device)?;
+    let model = load(args.model.as_deref(), &device)?;
+    fs::create_dir_all(&args.output)
+        .with_context(|| format!("cannot make the folder `{}`", args.output.display()))?;
     let bench = Bench {
         args,
         prompts: prompts(args.prompts, &world)?,
@@ -95,7 +95,6 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
             record.len()
         ));
     }
-    let name = model.info.name.clone();
     bench.column(Column::Model, &model, &mut record)?;
     bench.column(Column::Ceiling, &model, &mut record)?;
     bench.column(Column::Real, &model, &mut record)?;
@@ -104,16 +103,22 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
         let untrained = load(args.model.as_deref(), &device)?.untrained(0)?;
         bench.column(Column::Floor, &untrained, &mut record)?;
     }
-    write_report(&bench, &name, &record)?;
+    write_report(&bench, &info.name, &record)?;
     if cancel.is_cancelled() {
         progress.note("stopped; the same command goes on from here");
     }
     Ok(())
 }
 
+/// What the model was trained on, without its weights.
+fn info(args: &Eval) -> Result<FoalInfo> {
+    let folder = args.model.as_deref();
+    Ok(folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?)
+}
+
 /// `--fit`: detectors for the model's families, to a file.
 fn fit(args: &Eval, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-    let trained = load(args.model.as_deref(), &Device::Cpu)?.info.trained;
+    let trained = info(args)?.trained;
     let looks = match (args.look.as_slice(), trained.looks.as_slice()) {
         ([], []) => Look::ALL.to_vec(),
         ([], names) | (names, _) => known_looks(names)?,
@@ -182,8 +187,7 @@ fn known_looks(names: &[String]) -> Result<Vec<Look>> {
 }
 
 /// What all clips have in common; prompt and seed change from one to the next.
-fn plan(args: &Eval, model: &Foal) -> Result<Plan> {
-    let info = &model.info;
+fn plan(args: &Eval, info: &FoalInfo) -> Result<Plan> {
     let request = Request {
         prompt: "any".into(),
         duration: args.duration,

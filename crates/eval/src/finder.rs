@@ -45,6 +45,9 @@ pub struct Found {
     pub score: f32,
 }
 
+/// Where a thing truly is: its middle and half its sides, pixels of the small picture.
+pub type Extent = ([f32; 2], [f32; 2]);
+
 /// A picture to learn from.
 #[derive(Clone, Debug)]
 pub struct Example {
@@ -52,7 +55,7 @@ pub struct Example {
     /// The network's input in 8 bits.
     planes: Vec<u8>,
     /// Truth: middle and half sides of each thing, pixels.
-    things: Vec<([f32; 2], [f32; 2])>,
+    things: Vec<Extent>,
 }
 
 /// Finds things.
@@ -86,7 +89,7 @@ fn input(rgb: &[[Plane; 3]], frame: usize) -> Map {
 
 impl Example {
     /// A frame of a clip and where its things truly are.
-    pub fn new(rgb: &[[Plane; 3]], frame: usize, things: Vec<([f32; 2], [f32; 2])>) -> Self {
+    pub fn new(rgb: &[[Plane; 3]], frame: usize, things: Vec<Extent>) -> Self {
         let map = input(rgb, frame);
         Self {
             size: rgb[frame][0].size,
@@ -100,7 +103,7 @@ impl Example {
     }
 
     /// The input and the things, mirrored half of the time, in slightly other light and with noise.
-    fn shown(&self, noise: &mut Noise) -> (Map, Vec<([f32; 2], [f32; 2])>) {
+    fn shown(&self, noise: &mut Noise) -> (Map, Vec<Extent>) {
         let (w, h) = (self.size.width, self.size.height);
         let mut map = Map::zeros(PLANES, h, w);
         let mirrored = noise.uniform() < 0.5;
@@ -213,7 +216,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 /// The mound of each cell: how near it is to a thing's middle (1: it holds it), and to which.
-fn mounds(out: &Map, things: &[([f32; 2], [f32; 2])]) -> Vec<(f32, usize)> {
+fn mounds(out: &Map, things: &[Extent]) -> Vec<(f32, usize)> {
     let mut mounds = vec![(0.0f32, 0); out.area()];
     for (index, (at, half)) in things.iter().enumerate() {
         let middle = at.map(|v| v / CELL - 0.5);
@@ -240,7 +243,7 @@ fn mounds(out: &Map, things: &[([f32; 2], [f32; 2])]) -> Vec<(f32, usize)> {
 }
 
 /// Focal loss of the middles, L1 of places and sizes; and the gradient by the network's answer.
-fn judge(out: &Map, things: &[([f32; 2], [f32; 2])]) -> (f32, Vec<f32>) {
+fn judge(out: &Map, things: &[Extent]) -> (f32, Vec<f32>) {
     let (area, mut loss) = (out.area(), 0.0);
     let mut d = vec![0.0; out.values.len()];
     let mounds = mounds(out, things);
@@ -348,7 +351,7 @@ mod tests {
     fn scene(noise: &mut Noise) -> Example {
         let size = PixelSize::new(64, 40);
         let n = 1 + noise.below(2);
-        let things: Vec<([f32; 2], [f32; 2])> = (0..n)
+        let things: Vec<Extent> = (0..n)
             .map(|k| {
                 let r = 4.0 + 4.0 * noise.uniform();
                 let x = 10.0 + 32.0 * k as f32 + 12.0 * noise.uniform();

@@ -249,9 +249,10 @@ fn improve(
             right[a] -= f64::from(weight * error * row[a]);
         }
     }
+    let upper = normal;
     for a in 0..4 {
-        for b in 0..a {
-            normal[a][b] = normal[b][a];
+        for (b, row) in upper.iter().enumerate().take(a) {
+            normal[a][b] = row[a];
         }
         // Where a featureless picture says nothing, rest.
         normal[a][a] += REST;

@@ -524,22 +524,22 @@ mod tests {
         let d_in = net.back(&trace, pull.clone(), &mut gradients);
         let (mut error, mut size) = (0.0, 0.0);
         let step = 1e-2;
-        for i in 0..gradients.len() {
+        for (i, gradient) in gradients.iter().enumerate() {
             let was = net.weights[i];
             net.weights[i] = was + step;
             let up = loss(&net, &input);
             net.weights[i] = was - step;
             let slope = (up - loss(&net, &input)) / (2.0 * f64::from(step));
             net.weights[i] = was;
-            error += (slope - f64::from(gradients[i])).powi(2);
+            error += (slope - f64::from(*gradient)).powi(2);
             size += slope * slope;
         }
-        for i in 0..d_in.len() {
+        for (i, gradient) in d_in.iter().enumerate() {
             let (mut up, mut down) = (input.clone(), input.clone());
             up.values[i] += step;
             down.values[i] -= step;
             let slope = (loss(&net, &up) - loss(&net, &down)) / (2.0 * f64::from(step));
-            error += (slope - f64::from(d_in[i])).powi(2);
+            error += (slope - f64::from(*gradient)).powi(2);
             size += slope * slope;
         }
         // A few weights sit at a bend, where differences cut the corner.
