@@ -4,6 +4,7 @@ mod args;
 mod eval;
 mod generate;
 mod model;
+mod size;
 mod train;
 mod ui;
 mod world;
