@@ -236,11 +236,13 @@ fn planned(folder: &Path, rest: &[&str]) -> Value {
 fn large_workplace() -> tempfile::TempDir {
     let folder = workplace(&[Part::TextEncoder, Part::FastDecoder, Part::AudioAutoencoder]);
     let tiny = Preset::tiny();
+    let layers = &tiny.transformer.layers;
     let transformer = DitConfig {
         width: 512,
         head_dim: 64,
         num_heads_q: 8,
         num_heads_kv: 2,
+        layers: [&layers[..4], &layers[2..], &layers[4..], &layers[4..]].concat(),
         ..tiny.transformer.clone()
     };
     let large = Preset {
