@@ -52,6 +52,7 @@ pub enum Command {
   gallop generate \"a bell is struck twice\" --no-audio --seed 7 -o frames/%04d.png
   gallop generate \"a woman in a cafe looks up\" --dialogue \"woman, English: Hello\" --ambience rain \\
       --model magihuman --resolution 540p --dry-run
+  gallop generate \"a horse gallops\" --model magihuman --memory 18GiB --lora pencil.safetensors:0.8
 
 The file's extension chooses what is written: .mp4 (H.264 + AAC), .webm (AV1 + Vorbis),
 .png with %04d in its name (numbered pictures), .wav (the sound alone).")]
@@ -108,6 +109,14 @@ pub struct Generate {
     /// Guidance of refining; 1 is none (full-size model) [default: 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub refine_guidance: Option<f64>,
+    /// The most memory to hold, such as 18GiB, 12GB or 700MiB: layers of the transformer that do not fit are read
+    /// anew in each step (full-size model) [default: four fifths of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::bytes, allow_negative_numbers = true)]
+    pub memory: Option<u64>,
+    /// A low-rank change (LoRA) to the transformer that makes the clip, as safetensors, with or without its
+    /// strength; once for each
+    #[arg(long, value_name = "FILE[:STRENGTH]", value_parser = crate::size::lora)]
+    pub lora: Vec<(PathBuf, f64)>,
     /// Print the whole prompt and the plan, with its tokens, memory and time, and make nothing
     #[arg(long)]
     pub dry_run: bool,

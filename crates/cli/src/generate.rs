@@ -55,7 +55,13 @@ fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
 
     let device = open_device(args.device)?;
     progress.stage("load", 1);
-    let mut model = load(args.model.as_deref(), &device)?;
+    let folder = args.model.as_deref();
+    let mut model = load(folder, &device)?;
+    if !args.lora.is_empty() {
+        let (changed, unmatched) = model.with_loras(folder, &args.lora)?;
+        model = changed;
+        note_unmatched(&unmatched, progress);
+    }
     model.info.sampling.sampler = args.sampler.map_or(info.sampling.sampler, sampler);
     progress.at(1);
     let mut writer = ClipWriter::create(&args.output, plan.clip.size, plan.request.audio)?;
@@ -78,6 +84,7 @@ fn refuse_full_size(args: &Generate) -> Result<()> {
         ("--dialogue", !args.dialogue.is_empty()),
         ("--ambience", args.ambience.is_some()),
         ("--decoder", args.decoder.is_some()),
+        ("--memory", args.memory.is_some()),
         ("--refine-steps", args.refine_steps.is_some()),
         ("--refine-guidance", args.refine_guidance.is_some()),
     ];
@@ -89,6 +96,15 @@ fn refuse_full_size(args: &Generate) -> Result<()> {
         )
         .into()),
     }
+}
+
+/// Says which changes were not made, since the model has no such parts.
+fn note_unmatched(modules: &[String], progress: &dyn Progress) {
+    let Some(first) = modules.first() else { return };
+    let count = modules.len();
+    progress.note(&format!(
+        "warning: --lora changes {count} modules that this model does not have, such as `{first}`; they are left out"
+    ));
 }
 
 fn sampler(asked: args::Sampler) -> Sampler {

@@ -6,6 +6,7 @@ mod eval;
 mod generate;
 mod model;
 mod selftest;
+mod size;
 mod train;
 mod ui;
 mod world;

@@ -2,13 +2,17 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 
+use candle_core::{Device, Tensor};
 use common::{gallop, listing};
 use gallop_core::{Audio, Frame, PixelSize};
+use gallop_model::dit::DitConfig;
 use gallop_model::public::{Part, Preset, write_random_part};
+use gallop_model::{WeightFiles, save_weights};
 use serde_json::Value;
 
 /// A folder with `parts` of a tiny model in `big/`.
@@ -190,6 +194,8 @@ fn a_dry_run_shows_the_prompt_and_the_plan_and_makes_nothing() {
         "1080p",
         "--sampler",
         "unipc",
+        "--memory",
+        "8GiB",
         "--dry-run",
     ];
     let out = made(path, &spoken);
@@ -201,6 +207,8 @@ fn a_dry_run_shows_the_prompt_and_the_plan_and_makes_nothing() {
         "1920x1088, 25 frames",
         "base: 64 runs over 784 video, 26 audio and",
         "1080p_sr: 5 runs over 14280 video, 26 audio and",
+        "of 8.0 GiB the transformer takes",
+        "layers stay",
         "memory ",
         "time ",
     ] {
@@ -212,6 +220,205 @@ fn a_dry_run_shows_the_prompt_and_the_plan_and_makes_nothing() {
     assert_eq!(plan["stages"][1]["tokens"][0], 784);
     assert!(plan["peak_bytes"].as_u64().unwrap() > 0);
     assert_eq!(listing(path), ["big"]);
+}
+
+/// The plan that a dry run with `rest` shows for the transformer.
+fn planned(folder: &Path, rest: &[&str]) -> Value {
+    let out = made(
+        folder,
+        &[&SMALL[..], &["--dry-run", "--json"], rest].concat(),
+    );
+    let plan: Value = serde_json::from_slice(&out.stdout).unwrap();
+    plan["stages"][1]["memory"].clone()
+}
+
+/// A model of parts large enough that its layers count beside what the program itself holds.
+fn large_workplace() -> tempfile::TempDir {
+    let folder = workplace(&[Part::TextEncoder, Part::FastDecoder, Part::AudioAutoencoder]);
+    let tiny = Preset::tiny();
+    let layers = &tiny.transformer.layers;
+    let transformer = DitConfig {
+        width: 512,
+        head_dim: 64,
+        num_heads_q: 8,
+        num_heads_kv: 2,
+        layers: [&layers[..4], &layers[2..], &layers[4..], &layers[4..]].concat(),
+        ..tiny.transformer.clone()
+    };
+    let large = Preset {
+        transformer,
+        ..tiny
+    };
+    let big = folder.path().join("big");
+    write_random_part(&big, &large, Part::Distilled, 7, &mut |_| ()).unwrap();
+    folder
+}
+
+#[test]
+fn a_clip_does_not_depend_on_the_memory_that_is_allowed() {
+    let folder = large_workplace();
+    let path = folder.path();
+    // Too little is refused before any work, and says what would be enough.
+    let out = generate(
+        path,
+        &[&SMALL[..], &["--memory", "40MiB", "-o", "none.mp4"]].concat(),
+    );
+    let error = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{error}");
+    let last = error.lines().last().unwrap_or_default();
+    let (said, least) = last.split_once("the least possible is --memory ").unwrap();
+    assert!(
+        said.starts_with("gallop: --memory: 40 MiB are too few"),
+        "{error}"
+    );
+    let least = least.split(';').next().unwrap();
+    assert_eq!(listing(path), ["big"]);
+    let dry = generate(
+        path,
+        &[&SMALL[..], &["--memory", "40MiB", "--dry-run"]].concat(),
+    );
+    assert_eq!(dry.status.code(), Some(1), "{dry:?}");
+
+    // With the least, layers are read in each step; with more, none.
+    let tight = planned(path, &["--memory", least]);
+    assert!(tight["streamed_bytes"].as_u64().unwrap() > 0, "{tight}");
+    let wide = planned(path, &["--memory", "8GB"]);
+    assert_eq!(wide["streamed_bytes"], 0, "{wide}");
+    let out = made(
+        path,
+        &[&SMALL[..], &["--memory", least, "-o", "tight.mp4"]].concat(),
+    );
+    let told = String::from_utf8(out.stderr).unwrap();
+    assert!(told.contains("are read in each step"), "{told}");
+    made(
+        path,
+        &[&SMALL[..], &["--memory", "8GB", "-o", "wide.mp4"]].concat(),
+    );
+    let out = made(path, &[&SMALL[..], &["-o", "any.mp4"]].concat());
+    let told = String::from_utf8(out.stderr).unwrap();
+    assert!(told.contains("the transformer takes"), "{told}");
+    let clip = |name: &str| fs::read(path.join(name)).unwrap();
+    assert!(clip("tight.mp4") == clip("wide.mp4") && clip("wide.mp4") == clip("any.mp4"));
+}
+
+/// A change of rank 2 to one matrix of a transformer's inner layers, in the usual form.
+fn write_lora(folder: &Path, name: &str, module: &str) {
+    let part = folder.join("big").join(Part::Distilled.folder());
+    let of = WeightFiles::open(&part).unwrap();
+    let (rows, columns) = match of.shape(&format!("{module}.weight")) {
+        Some(&[rows, columns]) => (rows, columns),
+        _ => (8, 8),
+    };
+    let values = |count: usize| (0..count).map(|i| ((i * 7 % 13) as f32 - 6.0) * 0.1);
+    let tensor = |shape: (usize, usize)| {
+        let values: Vec<f32> = values(shape.0 * shape.1).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    let tensors = vec![
+        (
+            format!("diffusion_model.{module}.lora_A.weight"),
+            tensor((2, columns)),
+        ),
+        (
+            format!("diffusion_model.{module}.lora_B.weight"),
+            tensor((rows, 2)),
+        ),
+    ];
+    save_weights(&folder.join(name), tensors, &BTreeMap::new()).unwrap();
+}
+
+#[test]
+fn low_rank_changes_are_merged_by_their_strength() {
+    let folder = workplace(&Part::ALL);
+    let path = folder.path();
+    write_lora(path, "style.safetensors", "block.layers.1.mlp.down_proj");
+    write_lora(path, "other.safetensors", "transformer_blocks.0.to_q");
+    fs::write(path.join("text.safetensors"), "no weights").unwrap();
+    let clip = |rest: &[&str]| {
+        made(
+            path,
+            &[&SMALL[..], &["--no-audio", "-o", "a.mp4"], rest].concat(),
+        );
+        fs::read(path.join("a.mp4")).unwrap()
+    };
+    let plain = clip(&[]);
+    assert!(plain == clip(&["--lora", "style.safetensors:0"]));
+    let changed = clip(&["--lora", "style.safetensors"]);
+    assert!(plain != changed);
+    // Several add up: two halves are not one half.
+    let half = ["--lora", "style.safetensors:0.5"];
+    let one = clip(&half);
+    assert!(one != plain && one != changed);
+    assert!(clip(&[half, half].concat()) != one);
+
+    let before = listing(path);
+    for (lora, said) in [
+        ("none.safetensors", "none.safetensors"),
+        (
+            "text.safetensors:0.3",
+            "text.safetensors: not a whole safetensors file",
+        ),
+        (
+            "other.safetensors",
+            "other.safetensors: it changes nothing that this model has",
+        ),
+    ] {
+        let out = generate(
+            path,
+            &[&SMALL[..], &["--lora", lora, "-o", "b.mp4"]].concat(),
+        );
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{error}");
+        let last = error.lines().last().unwrap_or_default();
+        assert!(
+            last.starts_with("gallop: ") && last.contains(said),
+            "{error}"
+        );
+        assert_eq!(listing(path), before);
+    }
+}
+
+#[test]
+fn a_model_in_fewer_bits_makes_clips() {
+    let folder = workplace(&Part::ALL);
+    let path = folder.path();
+    write_lora(path, "style.safetensors", "block.layers.1.mlp.down_proj");
+    let picture = |model: &str, rest: &[&str]| {
+        let args = [
+            "generate",
+            "A red ball falls.",
+            "--duration",
+            "1",
+            "--seed",
+            "3",
+        ];
+        let name = ["--model", model, "--no-audio", "-o", "a-%02d.png"];
+        let out = gallop(path, &[&args[..], &SMALL, &name, rest].concat());
+        assert!(out.status.success(), "{out:?}");
+        gallop_media::read_image(&path.join("a-01.png")).unwrap()
+    };
+    let whole = picture("big", &[]);
+    for format in ["int8", "fp8", "q4"] {
+        let args = [
+            "model",
+            "quantize",
+            "big",
+            "--to",
+            format,
+            "--no-check",
+            "-o",
+            format,
+        ];
+        let out = gallop(path, &args);
+        assert!(out.status.success(), "{out:?}");
+        let few = picture(format, &[]);
+        assert!(few != whole, "{format}: nothing was rounded");
+        assert_eq!(few.size, whole.size);
+        assert!(
+            picture(format, &["--lora", "style.safetensors"]) != few,
+            "{format}"
+        );
+    }
 }
 
 /// The model `with` a change, the options to run it with, and what must be said of it.
@@ -252,7 +459,7 @@ fn archive(name: &str, data: &[u8]) -> Vec<u8> {
 
 const SHARD: &str = "model-00001-of-00001.safetensors";
 
-const BROKEN: [Broken; 10] = [
+const BROKEN: [Broken; 11] = [
     Broken {
         change: |big| fs::remove_file(big.join("distill").join(SHARD)).unwrap(),
         rest: &["--resolution", "64x64"],
@@ -277,6 +484,17 @@ const BROKEN: [Broken; 10] = [
         },
         rest: &["--resolution", "64x64"],
         said: &["final_norm_video.weight", "not finite"],
+    },
+    Broken {
+        // The first number of a matrix, which is looked at when its layer is first read.
+        change: |big| {
+            edit(&big.join("distill").join(SHARD), |b| {
+                let (at, size) = first_number(b, "block.layers.1.mlp.down_proj.weight");
+                b[at..at + size].fill(0xff);
+            })
+        },
+        rest: &["--resolution", "64x64"],
+        said: &[SHARD, "block.layers.1.mlp.down_proj.weight", "not finite"],
     },
     Broken {
         change: |big| fs::remove_dir_all(big.join("t5gemma-9b-9b-ul2")).unwrap(),
@@ -341,6 +559,18 @@ const BROKEN: [Broken; 10] = [
     },
 ];
 
+/// Where the first number of a tensor is in a safetensors file, and its bytes.
+fn first_number(file: &[u8], name: &str) -> (usize, usize) {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
+    let size = match header[name]["dtype"].as_str().unwrap() {
+        "F32" => 4,
+        _ => 2,
+    };
+    let from = header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    (8 + length + from, size)
+}
+
 /// A safetensors file with the configuration of `preset` in its header.
 fn described_by(file: &[u8], preset: &Preset) -> Vec<u8> {
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
@@ -394,6 +624,22 @@ fn options_that_do_not_fit_are_refused() {
             &["generate", "a", "--ambience", "rain"],
             1,
             "--ambience is for the full-size model",
+        ),
+        (
+            &["generate", "a", "--memory", "1GiB"],
+            1,
+            "--memory is for the full-size model",
+        ),
+        (
+            &["generate", "a", "--memory", "lots"],
+            2,
+            "no amount of memory",
+        ),
+        (&["generate", "a", "--lora", "x:nan"], 2, "no finite number"),
+        (
+            &["generate", "a", "--lora", "x.safetensors"],
+            1,
+            "x.safetensors",
         ),
         (
             &["generate", "a", "--audio", "x.wav"],

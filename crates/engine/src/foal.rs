@@ -1,7 +1,7 @@
 //! foal: its weights, from inside the program or from a folder, and what it says of itself.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -10,6 +10,7 @@ use gallop_diffusion::{Field, euler, renoise, sde, sde_theta, unipc};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::Dit;
+use gallop_model::lora::open_loras;
 
 use gallop_model::video_ae::VideoAe;
 use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights};
@@ -235,6 +236,23 @@ impl Foal {
         let weights = Weights::vars(&Vars::default(), Some(seed), &self.device);
         let dit = Dit::new(self.dit.config(), &weights)?;
         Ok(Self { dit, ..self })
+    }
+
+    /// The same model, which is that of `folder` or the one inside the program, with low-rank changes to its
+    /// transformer, each a file and its strength; and the modules to be changed that it does not have.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is for another model; names it.
+    pub fn with_loras(
+        self,
+        folder: Option<&Path>,
+        files: &[(PathBuf, f64)],
+    ) -> Result<(Self, Vec<String>)> {
+        let own = Arc::new(open(Part::Dit, folder)?);
+        let (loras, unmatched) = open_loras(files, &own.names())?;
+        let weights = Weights::files(own.clone(), &self.device).with_loras(loras);
+        let dit = Dit::new(&config(&own, Part::Dit)?, &weights)?;
+        Ok((Self { dit, ..self }, unmatched))
     }
 
     fn load(

@@ -24,7 +24,7 @@ pub use plan::{
 };
 pub use prompt::{Line, NEGATIVE_PROMPT, assemble};
 pub use sound::{sound_for_encoder, wave_to_audio};
-pub use transformer::{LayerByLayer, LoadTransformer, Transformer};
+pub use transformer::{LoadTransformer, Planned, Transformer};
 pub use watch::Watch;
 
 /// Frames, and audio latents, a second of the full-size model.

@@ -11,8 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use gallop_core::{Audio, Cancel, Frame, LatentShape, PixelSize, Silent};
 use gallop_engine::Sampler;
 use gallop_engine::public::{
-    Decoder, Inputs, Latents, LayerByLayer, PublicPipeline, PublicPlan, PublicRequest, Refine,
-    Watch, sound_for_encoder,
+    Decoder, Inputs, Latents, Planned, PublicPipeline, PublicPlan, PublicRequest, Refine, Watch,
+    sound_for_encoder,
 };
 use gallop_kernels::Precision;
 use gallop_model::WeightFiles;
@@ -79,7 +79,7 @@ impl Studio {
     fn with<T>(&self, precision: Precision, with: impl FnOnce(&PublicPipeline) -> T) -> T {
         with(&PublicPipeline {
             model: &self.model,
-            transformers: &LayerByLayer { precision },
+            transformers: &Planned::new(precision),
             precision: Precision::F32,
         })
     }

@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{
     error::{ModelError, Result},
+    numbers::{finite, with_numbers},
     weights::WeightFiles,
 };
 
@@ -126,6 +127,10 @@ impl Lora {
                 ModelError::format(path, format!("`{name}` is no low-rank change known here"))
             })?;
             let tensor = files.load(&name, &Device::Cpu)?.to_dtype(DType::F32)?;
+            if !with_numbers(&tensor, |numbers| Ok(finite(&numbers)))? {
+                let why = format!("`{name}` holds a value that is not finite");
+                return Err(ModelError::format(path, why));
+            }
             let change = changes.entry(module).or_default();
             match role {
                 Role::Down => change.down = Some(tensor),
@@ -176,14 +181,8 @@ impl Lora {
         let Some(change) = self.changes.get(&plain(name)) else {
             return Ok(weight.clone());
         };
-        let shape = change.shape()?;
-        if shape != weight.dims() {
-            let why = format!(
-                "it changes `{name}` by a matrix of {shape:?}, but the model's is {:?}",
-                weight.dims()
-            );
-            return Err(ModelError::format(&self.path, why));
-        }
+        self.check_shape(name, weight.dims())?;
+        let shape = weight.dims();
         // Some rows at a time: the sums are in f32, and a whole matrix of them would be large.
         let mut parts = Vec::with_capacity(shape[0].div_ceil(MERGED_ROWS));
         for row in (0..shape[0]).step_by(MERGED_ROWS) {
@@ -194,6 +193,23 @@ impl Lora {
             parts.push(sum.to_dtype(weight.dtype())?);
         }
         Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// Checks that the change of the weight `name`, if there is one, is of the weight's shape.
+    ///
+    /// # Errors
+    /// When it is not; names the file.
+    pub fn check_shape(&self, name: &str, weight: &[usize]) -> Result<()> {
+        let Some(change) = self.changes.get(&plain(name)) else {
+            return Ok(());
+        };
+        let shape = change.shape()?;
+        if shape == weight {
+            return Ok(());
+        }
+        let why =
+            format!("it changes `{name}` by a matrix of {shape:?}, but the model's is {weight:?}");
+        Err(ModelError::format(&self.path, why))
     }
 
     /// Whether this file changes the weight `name`.

@@ -1,5 +1,8 @@
 //! What this process holds of the machine's memory.
 
+use std::fs;
+use std::path::Path;
+
 /// Bytes in use now, pages of mapped files included. 0 where the system does not say.
 pub fn in_use() -> u64 {
     field("VmRSS:")
@@ -10,24 +13,41 @@ pub fn peak() -> u64 {
     field("VmHWM:")
 }
 
-/// Bytes of a line such as `VmRSS:   1234 kB`.
-#[cfg(target_os = "linux")]
-fn field(name: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    let kib = line.and_then(|line| {
-        line.trim()
-            .trim_end_matches(" kB")
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
-    kib.unwrap_or(0) << 10
+/// Bytes that this process may still take: what the machine has free or can free at once, and no more than what is
+/// left of the limit of its container. `None` where the system does not say.
+pub fn available() -> Option<u64> {
+    let machine = line(Path::new("/proc/meminfo"), "MemAvailable:")?;
+    Some(container().map_or(machine, |left| left.min(machine)))
 }
 
-#[cfg(not(target_os = "linux"))]
-fn field(_: &str) -> u64 {
-    0
+/// What is left of the limit of a container; its cached files can be dropped.
+fn container() -> Option<u64> {
+    let folder = Path::new("/sys/fs/cgroup");
+    let number = |name: &str| {
+        let text = fs::read_to_string(folder.join(name)).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    // Without a limit the file says `max`.
+    let (limit, used) = (number("memory.max")?, number("memory.current")?);
+    let stat = fs::read_to_string(folder.join("memory.stat")).ok()?;
+    let cached = |name: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().parse::<u64>().ok())
+    };
+    let cached = cached("inactive_file ").unwrap_or(0) + cached("active_file ").unwrap_or(0);
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
+}
+
+fn field(name: &str) -> u64 {
+    line(Path::new("/proc/self/status"), name).unwrap_or(0)
+}
+
+/// Bytes of a line such as `VmRSS:   1234 kB`.
+fn line(file: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Bytes in GiB with one decimal, or in MiB below one.
@@ -51,6 +71,14 @@ mod tests {
         let held = std::hint::black_box(vec![1u8; 64 << 20]);
         assert!(in_use() >= before + held.len() as u64 / 2);
         assert!(peak() >= in_use() / 2 && before > 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn some_memory_is_free_and_never_more_than_the_machine_has() {
+        let all = line(Path::new("/proc/meminfo"), "MemTotal:").unwrap();
+        let free = available().unwrap();
+        assert!(free > 0 && free <= all, "{free} of {all}");
     }
 
     #[test]

@@ -6,15 +6,16 @@ use anyhow::Result;
 use gallop_core::{Audio, Cancel, Progress, Resolution};
 use gallop_engine::Sampler;
 use gallop_engine::public::{
-    Decoder, Estimate, Inputs, LayerByLayer, PUBLIC_FPS, PublicPipeline, PublicPlan, PublicRequest,
+    Decoder, Estimate, Inputs, PUBLIC_FPS, Planned, PublicPipeline, PublicPlan, PublicRequest,
     REFINE_STEPS, Refine, StageEstimate, Watch, assemble, operations_per_second, picture_sizes,
 };
 use gallop_kernels::Precision;
 use gallop_media::ClipWriter;
+use gallop_model::memory::readable;
 use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
-use super::sampler;
+use super::{note_unmatched, sampler};
 use crate::args::{self, Generate};
 use crate::ui;
 
@@ -47,9 +48,9 @@ pub fn run(
         .as_deref()
         .map(gallop_media::read_image)
         .transpose()?;
-    let transformers = LayerByLayer {
-        precision: Precision::Bf16,
-    };
+    let transformers = Planned::new(Precision::Bf16).within(args.memory);
+    let (transformers, unmatched) = transformers.with_loras(model, plan.base_part(), &args.lora)?;
+    note_unmatched(&unmatched, progress);
     let pipeline = PublicPipeline {
         model,
         transformers: &transformers,
@@ -60,6 +61,8 @@ pub fn run(
         return dry_run(args, &plan, &pipeline, &parts);
     }
     pipeline.check(&parts)?;
+    // What does not fit is better known before than after hours of work.
+    warn(args, &pipeline.estimate(&plan)?, progress);
     let inputs = Inputs {
         picture: picture.as_ref(),
         sound: sound.as_ref(),
@@ -140,9 +143,7 @@ fn dry_run(
         println!("{}", summary(plan));
     }
     pipeline.check(parts)?;
-    let text = pipeline.model.text()?;
-    let tokens = text.tokenizer().encode(&plan.request.prompt)?.len();
-    let cost = Estimate::new(plan, pipeline.model, pipeline.transformers, tokens.min(640))?;
+    let cost = pipeline.estimate(plan)?;
     let rate = operations_per_second()?;
     let seconds = cost.operations() / rate;
     if args.json {
@@ -160,14 +161,33 @@ fn dry_run(
     }
     for stage in &cost.stages {
         println!("{}", stage_line(stage));
+        if let Some(memory) = &stage.memory {
+            println!("{:<12} {memory}", "");
+        }
     }
-    println!("memory       about {}", gib(cost.peak()));
+    println!("memory       about {}", readable(cost.peak()));
     println!(
         "time         about {} at {:.2} TFLOP/s, measured just now; decoding comes on top",
         duration(seconds),
         rate / 1e12
     );
     Ok(())
+}
+
+/// Says of stages without a plan when they may take more than is allowed.
+fn warn(args: &Generate, cost: &Estimate, progress: &dyn Progress) {
+    let Some(budget) = args.memory else { return };
+    for stage in cost.stages.iter().filter(|stage| stage.memory.is_none()) {
+        let about = stage.weights + stage.activations;
+        if about > budget {
+            progress.note(&format!(
+                "warning: the stage `{}` takes about {}, more than --memory {}",
+                stage.name,
+                readable(about),
+                readable(budget)
+            ));
+        }
+    }
 }
 
 fn summary(plan: &PublicPlan) -> String {
@@ -199,8 +219,8 @@ fn stage_line(stage: &StageEstimate) -> String {
         "{:<12} {}: {tokens}, {} of weights at once and {} beside",
         stage.name,
         stage.part.folder(),
-        gib(stage.weights),
-        gib(stage.activations)
+        readable(stage.weights),
+        readable(stage.activations)
     )
 }
 
@@ -213,15 +233,13 @@ fn stage_json(stage: &StageEstimate) -> Value {
         "operations": stage.operations,
         "weight_bytes": stage.weights,
         "activation_bytes": stage.activations,
+        "memory": stage.memory.as_ref().map(|memory| json!({
+            "plan": memory.to_string(),
+            "peak_bytes": memory.peak(),
+            "resident_bytes": memory.resident_bytes(),
+            "streamed_bytes": memory.streamed_bytes(),
+        })),
     })
-}
-
-fn gib(bytes: u64) -> String {
-    let gib = bytes as f64 / f64::from(1 << 30);
-    match gib >= 1.0 {
-        true => format!("{gib:.1} GiB"),
-        false => format!("{:.0} MiB", gib * 1024.0),
-    }
 }
 
 fn duration(seconds: f64) -> String {

@@ -5,12 +5,13 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use gallop_core::LatentShape;
 use gallop_kernels::{Precision, Segments, linear};
-use gallop_model::dit::{AttentionKind, DitConfig};
+use gallop_model::dit::{AttentionKind, DitConfig, MemoryPlan};
 use gallop_model::public::{
     Part, PartState, PublicModel,
     wan_vae::{SPACE_STRIDE, TIME_STRIDE},
 };
 
+use super::field::longest;
 use super::plan::PublicPlan;
 use super::transformer::LoadTransformer;
 use crate::error::Result;
@@ -39,6 +40,8 @@ pub struct StageEstimate {
     pub weights: u64,
     /// Bytes of everything else, about.
     pub activations: u64,
+    /// How a transformer is kept in memory.
+    pub memory: Option<MemoryPlan>,
 }
 
 /// The cost of a plan.
@@ -49,15 +52,15 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The cost of `plan` with `text` tokens of prompt.
+    /// The cost of `plan` with so many tokens of its prompt and of the negative one.
     ///
     /// # Errors
-    /// A transformer whose files cannot be opened.
+    /// A transformer whose files cannot be used, or that has too little memory.
     pub fn new(
         plan: &PublicPlan,
         model: &PublicModel,
         transformers: &dyn LoadTransformer,
-        text: usize,
+        [text, negative]: [usize; 2],
     ) -> Result<Self> {
         let request = &plan.request;
         let mut runs = vec![(
@@ -73,7 +76,11 @@ impl Estimate {
         for (name, part, shape, (steps, guidance)) in runs {
             let files = model.transformer(part)?;
             let config = model.transformer_config(part, &files)?;
-            let passes = steps * if guidance == 1.0 { 1 } else { 2 };
+            let guided = guidance != 1.0;
+            let passes = steps * if guided { 2 } else { 1 };
+            let texts = [text, negative];
+            let texts = if guided { &texts[..] } else { &texts[..1] };
+            let memory = transformers.plan(model, part, longest(shape, texts))?;
             let tokens = [
                 shape.frames * shape.height * shape.width / 4,
                 shape.audio,
@@ -85,8 +92,9 @@ impl Estimate {
                 tokens: Some(tokens),
                 passes,
                 operations: forward_operations(&config, tokens, shape) * passes as f64,
-                weights: transformers.resident(&config),
-                activations: activations(&config, tokens),
+                weights: memory.weight_bytes(),
+                activations: memory.activation_bytes(),
+                memory: Some(memory),
             });
         }
         stages.push(decode_stage(plan, model));
@@ -126,16 +134,6 @@ fn forward_operations(config: &DitConfig, tokens: [usize; 3], shape: LatentShape
     config.layers.iter().map(layer).sum()
 }
 
-/// Bytes of the stream, its norm, and what the widest layer makes of it.
-fn activations(config: &DitConfig, tokens: [usize; 3]) -> u64 {
-    let widest = config.layers.iter().map(|layer| {
-        let mlp = config.mlp_rows(layer.mlp) + config.mlp_hidden(layer.mlp);
-        mlp.max(config.qkv_rows() + config.num_heads_q * config.head_dim)
-    });
-    let numbers = 3 * config.width + widest.max().unwrap_or(0);
-    tokens.iter().sum::<usize>() as u64 * numbers as u64 * F32
-}
-
 /// The text encoder reads its layers as it uses them; about a fortieth of it is in memory.
 fn text_stage(model: &PublicModel, text: usize) -> StageEstimate {
     let (parameters, bytes) = stored(model, Part::TextEncoder);
@@ -147,6 +145,7 @@ fn text_stage(model: &PublicModel, text: usize) -> StageEstimate {
         operations: 2.0 * parameters as f64 * text as f64,
         weights: bytes / 40,
         activations: 0,
+        memory: None,
     }
 }
 
@@ -170,6 +169,7 @@ fn decode_stage(plan: &PublicPlan, model: &PublicModel) -> StageEstimate {
         operations: 0.0,
         weights: stored(model, part).1,
         activations: pixels * frames * DECODER_NUMBERS * F32 / SPACE_STRIDE as u64,
+        memory: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use gallop_core::LatentShape;
 use gallop_diffusion::{Field, Guidance};
+use gallop_model::ModelError;
 use gallop_model::dit::{Batch, Text};
 use gallop_model::tokens::{Modality, SampleSpec, TokenSequence};
 
@@ -12,6 +13,9 @@ use super::watch::Watch;
 /// Tokens up to which a guided step runs both its prompts in one pass over the weights.
 const ONE_PASS: usize = 1 << 14;
 
+/// Latents of one video token.
+const PATCH: usize = 4;
+
 /// What is given beside the noise.
 #[derive(Clone, Default)]
 pub(super) struct Given {
@@ -19,6 +23,17 @@ pub(super) struct Given {
     pub first: Option<Tensor>,
     /// Audio latents `[A, C]`, which are then no part of the state.
     pub audio: Option<Tensor>,
+}
+
+/// Tokens of the longest sequence that goes through a transformer at once, for prompts of so many tokens: the prompt,
+/// and where guidance is wanted the negative one.
+pub(super) fn longest(latents: LatentShape, texts: &[usize]) -> usize {
+    let others = latents.frames * latents.height * latents.width / PATCH + latents.audio;
+    let clips = texts.iter().map(|text| others + text);
+    match texts {
+        [text, _] if 2 * (others + text) <= ONE_PASS => clips.sum(),
+        _ => clips.max().unwrap_or(0),
+    }
 }
 
 /// Clips that go through the transformer together, the same latents under one or two prompts.
@@ -39,6 +54,8 @@ pub(super) struct Velocity<'a> {
     both: Vec<Pass>,
     watch: Watch<'a>,
     steps: u64,
+    /// Why the transformer failed, since samplers only know that it did.
+    pub failed: Option<ModelError>,
 }
 
 impl<'a> Velocity<'a> {
@@ -74,6 +91,7 @@ impl<'a> Velocity<'a> {
             both,
             watch,
             steps: 0,
+            failed: None,
         })
     }
 }
@@ -84,16 +102,18 @@ fn forward(
     pass: &Pass,
     x: &[Tensor],
     audio: &Tensor,
+    watch: &mut dyn FnMut(usize) -> gallop_model::Result<()>,
 ) -> gallop_model::Result<Vec<Vec<Tensor>>> {
     let sequence = &pass.sequence;
     let clips = sequence.samples().len();
-    let outputs = transformer.forward(&Batch {
+    let batch = Batch {
         sequence,
         video: sequence.video_tokens(&vec![x[0].clone(); clips])?,
         audio: sequence.pack(Modality::Audio, &vec![audio.clone(); clips])?,
         text: Some(Text::Features(pass.text.clone())),
         predict_text: false,
-    })?;
+    };
+    let outputs = transformer.forward(&batch, watch)?;
     let video = outputs.video.map(|tokens| sequence.video_latents(&tokens));
     let audio = match outputs.audio {
         Some(tokens) if x.len() > 1 => sequence.unpack(Modality::Audio, &tokens)?,
@@ -117,15 +137,30 @@ impl Field for Velocity<'_> {
             false => &self.both,
         };
         let mut clips = Vec::with_capacity(2);
-        for pass in passes {
-            if self.watch.cancel.is_cancelled() {
-                candle_core::bail!("cancelled");
+        let layers = self.transformer.config().layers.len();
+        let (watch, before) = (self.watch, self.steps * layers as u64);
+        for (i, pass) in passes.iter().enumerate() {
+            // Each pass is its share of the step.
+            let mut each = |layer| {
+                if watch.cancel.is_cancelled() {
+                    return Err(ModelError::Stopped);
+                }
+                let done = (i * layers + layer) / passes.len();
+                if done > 0 {
+                    watch.progress.at(before + done as u64);
+                }
+                Ok(())
+            };
+            match forward(self.transformer, pass, x, audio, &mut each) {
+                Ok(made) => clips.extend(made),
+                Err(error) => {
+                    self.failed = Some(error);
+                    candle_core::bail!("the transformer failed");
+                }
             }
-            let made = forward(self.transformer, pass, x, audio);
-            clips.extend(made.map_err(candle_core::Error::wrap)?);
         }
         self.steps += 1;
-        self.watch.progress.at(self.steps);
+        watch.progress.at(before + layers as u64);
         let mut clips = clips.into_iter();
         match (clips.next(), clips.next()) {
             (Some(cond), None) => Ok(cond),

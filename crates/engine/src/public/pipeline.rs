@@ -12,7 +12,8 @@ use gallop_model::public::{Part, PartState, Picture, PublicError, PublicModel};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use super::field::{Given, Velocity};
+use super::estimate::Estimate;
+use super::field::{Given, Velocity, longest};
 use super::plan::{AUDIO_CHANNELS, Decoder, PublicPlan, Refine};
 use super::prompt::NEGATIVE_PROMPT;
 use super::sound::{sound_for_encoder, wave_to_audio};
@@ -155,6 +156,21 @@ impl PublicPipeline<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What the clip of `plan` will cost.
+    ///
+    /// # Errors
+    /// A text encoder or a transformer that is missing or broken; memory in which a transformer cannot run.
+    pub fn estimate(&self, plan: &PublicPlan) -> Result<Estimate> {
+        let text = self.model.text()?;
+        let count = |prompt: &str| -> Result<usize> {
+            let ids = text.tokenizer().encode(prompt)?;
+            Ok(ids.len().min(MAX_TEXT_TOKENS))
+        };
+        let texts = [count(&plan.request.prompt)?, count(NEGATIVE_PROMPT)?];
+        drop(text);
+        Estimate::new(plan, self.model, self.transformers, texts)
     }
 
     /// The features `[L, D]` of the prompt and, where any stage is guided, of the negative prompt.
@@ -314,7 +330,16 @@ impl PublicPipeline<'_> {
         (steps, watch): (usize, Watch),
     ) -> Result<Vec<Tensor>> {
         watch.stage("load", 1)?;
-        let mut transformer = self.transformers.load(self.model, part)?;
+        // A guidance of 1 has its late and first parts at 1 too.
+        let none = Scale::constant(1.0);
+        let text = match guidance.scales.iter().all(|s| *s == none) {
+            true => &text[..1],
+            false => text,
+        };
+        let lengths = text.iter().map(|text| text.dim(0));
+        let lengths = lengths.collect::<candle_core::Result<Vec<_>>>()?;
+        let tokens = longest(shape, &lengths);
+        let mut transformer = (self.transformers).load(self.model, part, tokens, watch.progress)?;
         let width = transformer.config().text.channels;
         if text.iter().any(|text| text.dims().last() != Some(&width)) {
             let what = format!(
@@ -325,15 +350,17 @@ impl PublicPipeline<'_> {
             );
             return Err(PublicError::Input(what).into());
         }
-        watch.stage(stage, steps)?;
-        // A guidance of 1 has its late and first parts at 1 too.
-        let none = Scale::constant(1.0);
-        let text = match guidance.scales.iter().all(|s| *s == none) {
-            true => &text[..1],
-            false => text,
-        };
+        watch.stage(stage, steps * transformer.config().layers.len())?;
         let mut field = Velocity::new(transformer.as_mut(), shape, text, (guidance, given), watch)?;
-        let made = sample(&mut field).map_err(|error| watch.or_cancelled(error))?;
+        let made = match sample(&mut field) {
+            Ok(made) => made,
+            Err(error) => {
+                return Err(match field.failed.take() {
+                    Some(why) => watch.or_cancelled(why),
+                    None => watch.or_cancelled(error),
+                });
+            }
+        };
         for x in &made {
             // A sum is finite only if all its terms are.
             if !x.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {

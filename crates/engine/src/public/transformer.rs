@@ -1,28 +1,47 @@
 //! Where a transformer's weights are is no matter of the pipeline's: it asks a loader, and runs what it gets.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use candle_core::Device;
+use gallop_core::{Progress, UserError};
 use gallop_kernels::Precision;
 use gallop_model::{
     ModelError, WeightFiles, Weights,
-    dit::{Batch, Dit, DitConfig, Outputs},
+    dit::{Batch, Dit, DitConfig, MemoryPlan, MemoryRequest, Outputs},
+    lora::{Lora, open_loras},
+    memory::{available, in_use},
     public::{Part, PublicError, PublicModel, manifest},
 };
 use rayon::prelude::*;
 use safetensors::Dtype;
 
+use crate::error::Result;
+
 /// Numbers looked at by one thread at a time.
 const RUN: usize = 1 << 20;
+/// The share of the free memory that is taken where nobody says how much.
+const SHARE: f64 = 0.8;
+/// Where the layers' weights are; their matrices are checked when they are first read.
+const LAYERS: &str = "block.layers.";
+const MIB: u64 = 1 << 20;
+/// What the process may hold more when a transformer is loaded than when that was planned.
+const DRIFT: u64 = 32 * MIB;
 
 /// A transformer that can be run: its weights in memory, read as they are used, or in fewer bits.
 pub trait Transformer {
     /// Its shape.
     fn config(&self) -> &DitConfig;
 
-    /// Velocities of a batch.
+    /// Velocities of a batch; `watch` hears of each layer before it is run, and stops the work by an error.
     ///
     /// # Errors
-    /// As [`Dit::forward`].
-    fn forward(&mut self, batch: &Batch) -> gallop_model::Result<Outputs>;
+    /// As [`Dit::forward_watched`].
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        watch: &mut dyn FnMut(usize) -> gallop_model::Result<()>,
+    ) -> gallop_model::Result<Outputs>;
 }
 
 impl Transformer for Dit {
@@ -30,58 +49,153 @@ impl Transformer for Dit {
         Dit::config(self)
     }
 
-    fn forward(&mut self, batch: &Batch) -> gallop_model::Result<Outputs> {
-        Dit::forward(self, batch)
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        watch: &mut dyn FnMut(usize) -> gallop_model::Result<()>,
+    ) -> gallop_model::Result<Outputs> {
+        self.forward_watched(batch, watch)
     }
 }
 
 /// How the transformers of a model are loaded. What is loaded lives for one stage.
 pub trait LoadTransformer {
-    /// One of the four transformers.
+    /// One of the four transformers, for sequences of at most so many tokens; says how to `progress`.
     ///
     /// # Errors
-    /// Weights that are missing, of another shape, or not finite; no memory.
+    /// Weights that are missing, of another shape, or not finite; too little memory.
     fn load(
         &self,
         model: &PublicModel,
         part: Part,
-    ) -> gallop_model::public::Result<Box<dyn Transformer>>;
+        tokens: usize,
+        progress: &dyn Progress,
+    ) -> Result<Box<dyn Transformer>>;
 
-    /// Bytes of weights that are in memory at once, for the plan.
-    fn resident(&self, config: &DitConfig) -> u64;
+    /// What loading it would take now.
+    ///
+    /// # Errors
+    /// As [`Self::load`], as far as headers tell.
+    fn plan(&self, model: &PublicModel, part: Part, tokens: usize) -> Result<MemoryPlan>;
 }
 
-/// Reads each layer from its mapped file when it comes to it, and forgets it after.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerByLayer {
-    /// Of matrix products: bf16 as in the public code, or f32 to compare pipelines sharply.
-    pub precision: Precision,
+/// Uses weights where they lie in mapped files. As many layers stay in memory as fit; the others are read in each
+/// step, while the one before is in use.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    precision: Precision,
+    budget: Option<u64>,
+    /// The transformer that is changed, and how.
+    loras: Option<(Part, Arc<Vec<Lora>>)>,
 }
 
-impl LoadTransformer for LayerByLayer {
-    fn load(
-        &self,
+impl Planned {
+    /// In four fifths of the memory that is free when a transformer is loaded. `precision` is that of matrix
+    /// products: bf16 as in the public code, or f32 to compare pipelines sharply.
+    pub fn new(precision: Precision) -> Self {
+        Self {
+            precision,
+            budget: None,
+            loras: None,
+        }
+    }
+
+    /// In so many bytes, which are all that the process may hold.
+    pub fn within(self, budget: Option<u64>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// Merges low-rank changes, each a file and its strength, into the weights of `part` as they are read. Also gives
+    /// the modules that are to be changed but that the transformer does not have.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or is for another model; names it.
+    pub fn with_loras(
+        self,
         model: &PublicModel,
         part: Part,
-    ) -> gallop_model::public::Result<Box<dyn Transformer>> {
+        files: &[(PathBuf, f64)],
+    ) -> Result<(Self, Vec<String>)> {
+        if files.is_empty() {
+            return Ok((self, Vec::new()));
+        }
+        let of = model.transformer(part)?;
+        let names = of.names();
+        let (loras, unmatched) = open_loras(files, &names)?;
+        for (lora, name) in loras.iter().flat_map(|l| names.iter().map(move |n| (l, n))) {
+            lora.check_shape(name, of.shape(name).unwrap_or_default())?;
+        }
+        let loras = Some((part, loras));
+        Ok((Self { loras, ..self }, unmatched))
+    }
+
+    fn weights(&self, model: &PublicModel, part: Part) -> Result<(Weights, DitConfig)> {
         let files = model.transformer(part)?;
         let config = model.transformer_config(part, &files)?;
         check_shapes(&files, &config)?;
         check_finite(&files)?;
         let weights = Weights::files(files, &Device::Cpu);
-        let dit = Dit::streamed(&config, &weights)?.with_precision(self.precision);
+        let weights = match &self.loras {
+            Some((of, loras)) if *of == part => weights.with_loras(loras.clone()),
+            _ => weights,
+        };
+        Ok((weights, config))
+    }
+
+    fn plan_for(
+        &self,
+        part: Part,
+        (weights, config): (&Weights, &DitConfig),
+        tokens: usize,
+    ) -> Result<MemoryPlan> {
+        let free = || available().map(|bytes| in_use() + (bytes as f64 * SHARE) as u64);
+        let budget = self.budget.or_else(free);
+        let plan = MemoryPlan::new(config, weights, MemoryRequest::new(budget, tokens));
+        plan.map_err(|error| match error {
+            ModelError::Memory { allowed, needed } => self.too_little(part, allowed, needed).into(),
+            error => error.into(),
+        })
+    }
+
+    fn too_little(&self, part: Part, allowed: u64, needed: u64) -> UserError {
+        let least = (needed + DRIFT).div_ceil(MIB);
+        let (allowed, part) = (allowed / MIB, part.folder());
+        match self.budget {
+            Some(_) => UserError::new(
+                format!("--memory: {allowed} MiB are too few for this clip with {part}"),
+                format!(
+                    "the least possible is --memory {least}MiB; a smaller or shorter clip needs less"
+                ),
+            ),
+            None => UserError::new(
+                format!(
+                    "too little memory is free: {part} needs {least} MiB for this clip, and four fifths of what \
+                     is free are {allowed} MiB"
+                ),
+                format!("end other programs, or allow as much with --memory {least}MiB"),
+            ),
+        }
+    }
+}
+
+impl LoadTransformer for Planned {
+    fn load(
+        &self,
+        model: &PublicModel,
+        part: Part,
+        tokens: usize,
+        progress: &dyn Progress,
+    ) -> Result<Box<dyn Transformer>> {
+        let (weights, config) = self.weights(model, part)?;
+        let plan = self.plan_for(part, (&weights, &config), tokens)?;
+        progress.note(&format!("{}: {plan}", part.folder()));
+        let dit = Dit::planned(&config, &weights, &plan)?.with_precision(self.precision);
         Ok(Box::new(dit))
     }
 
-    fn resident(&self, config: &DitConfig) -> u64 {
-        let bytes = |prefix: &str| -> u64 {
-            let specs = manifest::transformer(config).into_iter();
-            let specs = specs.filter(|spec| spec.name.starts_with(prefix));
-            specs.map(|spec| spec.bytes()).sum()
-        };
-        let layers = 0..config.layers.len();
-        let largest = layers.map(|i| bytes(&format!("block.layers.{i}."))).max();
-        bytes("adapter.") + bytes("final_") + largest.unwrap_or(0)
+    fn plan(&self, model: &PublicModel, part: Part, tokens: usize) -> Result<MemoryPlan> {
+        let (weights, config) = self.weights(model, part)?;
+        self.plan_for(part, (&weights, &config), tokens)
     }
 }
 
@@ -105,9 +219,14 @@ pub(super) fn check_shapes(files: &WeightFiles, config: &DitConfig) -> gallop_mo
     Ok(())
 }
 
-/// No weight is infinite or not a number: kernels that clamp could hide one.
-fn check_finite(files: &WeightFiles) -> gallop_model::public::Result<()> {
+/// No weight outside the layers' matrices is infinite or not a number: kernels that clamp could hide one.
+/// Matrices are checked when a layer is first read.
+fn check_finite(files: &WeightFiles) -> Result<()> {
     for name in files.names() {
+        let matrix = files.shape(&name).is_some_and(|shape| shape.len() == 2);
+        if matrix && name.starts_with(LAYERS) {
+            continue;
+        }
         let (Some(dtype), Some(bytes)) = (files.dtype(&name), files.bytes(&name)) else {
             continue;
         };
@@ -118,8 +237,10 @@ fn check_finite(files: &WeightFiles) -> gallop_model::public::Result<()> {
             Dtype::F16 => all(bytes, |b: [u8; 2]| u16::from_le_bytes(b) << 1 < 0xf800),
             _ => true,
         };
+        // What was looked at is not to be counted as held.
+        files.release(&name);
         if !finite {
-            return Err(PublicError::NotFinite { name });
+            return Err(PublicError::NotFinite { name }.into());
         }
     }
     Ok(())

@@ -154,9 +154,19 @@ impl MemoryPlan {
         self.layers.iter().sum::<u64>() - self.resident_bytes()
     }
 
+    /// Bytes of weights that are there at once: what stays, what is on its way, embedders and heads.
+    pub fn weight_bytes(&self) -> u64 {
+        self.ends + self.resident_bytes() + self.moving
+    }
+
+    /// Bytes of activations and of what the kernels hold.
+    pub fn activation_bytes(&self) -> u64 {
+        self.activations
+    }
+
     /// Bytes that the process is expected to hold at most.
     pub fn peak(&self) -> u64 {
-        self.request.held + self.ends + self.activations + self.resident_bytes() + self.moving
+        self.request.held + self.activations + self.weight_bytes()
     }
 }
 
