@@ -281,7 +281,7 @@ fn a_full_disk_leaves_nothing_and_says_so() {
             .unwrap();
         assert_eq!(out.status.code(), Some(1), "{name}: {out:?}");
         let said = String::from_utf8_lossy(&out.stderr);
-        let error = said.lines().find(|line| line.contains("error")).unwrap();
+        let error = said.lines().find(|line| line.starts_with("gallop:")).unwrap();
         assert!(error.contains(name.split('%').next().unwrap()), "{error}");
         assert!(!said.contains("panicked"), "{said}");
         assert_eq!(listing(folder.path()), ["tiny"], "{name}");
