@@ -281,8 +281,13 @@ fn a_full_disk_leaves_nothing_and_says_so() {
             .unwrap();
         assert_eq!(out.status.code(), Some(1), "{name}: {out:?}");
         let said = String::from_utf8_lossy(&out.stderr);
-        let error = said.lines().find(|line| line.starts_with("gallop:")).unwrap();
-        assert!(error.contains(name.split('%').next().unwrap()), "{error}");
+        let error = said
+            .lines()
+            .find(|line| line.starts_with("gallop:"))
+            .unwrap();
+        // Which file comes first is the format's own affair: frames have their sound beside them.
+        assert!(error.contains("cannot write `"), "{error}");
+        assert!(error.contains("free some space"), "{error}");
         assert!(!said.contains("panicked"), "{said}");
         assert_eq!(listing(folder.path()), ["tiny"], "{name}");
     }

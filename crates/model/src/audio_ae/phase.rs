@@ -30,7 +30,11 @@ pub(super) fn reconstruct(magnitudes: &[f32]) -> Vec<Complex<f32>> {
         .enumerate()
         .map(|(i, phase)| {
             // Integrated phases count from a window's middle, those of the transform from its start.
-            let sign = if i % BINS % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = if (i % BINS).is_multiple_of(2) {
+                1.0
+            } else {
+                -1.0
+            };
             Complex::from_polar(sign, *phase)
         })
         .collect();

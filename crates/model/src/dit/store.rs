@@ -38,11 +38,11 @@ pub(super) enum Loaded {
 }
 
 /// A layer whose mapped memory is given back when it is dropped.
-pub(super) struct Passing(Option<Block>);
+pub(super) struct Passing(Option<Box<Block>>);
 
 impl Passing {
     fn keep(mut self) -> Option<Block> {
-        self.0.take()
+        self.0.take().map(|block| *block)
     }
 }
 
@@ -59,7 +59,7 @@ impl Loaded {
     pub fn block(&self) -> Result<&Block> {
         match self {
             Self::Kept(block) => Ok(block),
-            Self::Passing(passing) => passing.0.as_ref().ok_or_else(stopped),
+            Self::Passing(passing) => passing.0.as_deref().ok_or_else(stopped),
         }
     }
 }
@@ -82,7 +82,7 @@ impl Reader {
             form: Some(form),
         };
         let block = Block::new(&self.config, i, &source)?;
-        let block = Passing(Some(block));
+        let block = Passing(Some(Box::new(block)));
         if let Some(block) = &block.0 {
             block.fetch();
             if !self.checked[i].swap(true, Ordering::Relaxed) {
