@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::args::Eval;
 use crate::device::open_device;
-use crate::model::load;
+use crate::model::{foal_info, load};
 use crate::world::write_aside;
 use record::Record;
 
@@ -64,7 +64,7 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
     if let Some(file) = &args.fit {
         return fit(args, file, progress, cancel);
     }
-    let info = info(args)?;
+    let info = foal_info(args.model.as_deref())?;
     let families = info.trained.families.clone();
     let detectors = detectors(args, &families)?;
     let world = WorldConfig {
@@ -110,15 +110,9 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
     Ok(())
 }
 
-/// What the model was trained on, without its weights.
-fn info(args: &Eval) -> Result<FoalInfo> {
-    let folder = args.model.as_deref();
-    Ok(folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?)
-}
-
 /// `--fit`: detectors for the model's families, to a file.
 fn fit(args: &Eval, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-    let trained = info(args)?.trained;
+    let trained = foal_info(args.model.as_deref())?.trained;
     let looks = match (args.look.as_slice(), trained.looks.as_slice()) {
         ([], []) => Look::ALL.to_vec(),
         ([], names) | (names, _) => known_looks(names)?,

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::args::{self, Generate};
 use crate::device::{DeviceChoice, open_device};
-use crate::model::load;
+use crate::model::{foal_info, load};
 use crate::ui;
 
 /// Makes a clip; everything that can be refused is refused before any work is done.
@@ -35,10 +35,7 @@ pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<
 fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
     refuse_full_size(args)?;
     let start = Instant::now();
-    let info = match &args.model {
-        None => FoalInfo::embedded()?,
-        Some(folder) => FoalInfo::open(folder)?,
-    };
+    let info = foal_info(args.model.as_deref())?;
     let plan = Plan::new(request(args, &info)?, info.strides())?;
     gallop_media::check_output(&args.output)?;
     let first = args
@@ -73,7 +70,14 @@ fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
         (progress, cancel),
     )?;
     writer.finish()?;
-    done(args, &plan, start.elapsed().as_secs_f64(), progress);
+    let made = Made {
+        size: plan.clip.size,
+        frames: plan.clip.frames,
+        length: plan.request.duration.to_string(),
+        seed: plan.request.seed,
+        start,
+    };
+    done(args, &made, progress);
     Ok(())
 }
 
@@ -151,13 +155,17 @@ fn request(args: &Generate, info: &FoalInfo) -> Result<Request> {
             Some(resolution) => resolution,
             None => info.resolution()?,
         },
-        seed: args
-            .seed
-            .unwrap_or_else(|| rand::random_range(0..=u64::from(u32::MAX))),
+        seed: seed(args),
         steps: args.steps.unwrap_or(info.sampling.num_steps),
         guidance: args.guidance.unwrap_or(info.sampling.guidance),
         audio: !args.no_audio,
     })
+}
+
+/// The seed asked for, or one drawn by chance that is short enough to be typed again.
+fn seed(args: &Generate) -> u64 {
+    args.seed
+        .unwrap_or_else(|| rand::random_range(0..=u64::from(u32::MAX)))
 }
 
 /// Says what the model will not understand or was not made for; it is tried all the same.
@@ -189,17 +197,28 @@ fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) {
     }
 }
 
-fn done(args: &Generate, plan: &Plan, seconds: f64, progress: &dyn Progress) {
-    let (size, request) = (plan.clip.size, &plan.request);
+/// A clip that was made.
+struct Made {
+    size: PixelSize,
+    frames: usize,
+    /// Its length in seconds, as it is told.
+    length: String,
+    seed: u64,
+    start: Instant,
+}
+
+/// Tells of a clip that was made.
+fn done(args: &Generate, made: &Made, progress: &dyn Progress) {
+    let (size, seconds) = (made.size, made.start.elapsed().as_secs_f64());
     if args.json {
         ui::event(&json!({
             "event": "done",
             "file": args.output,
             "seconds": seconds,
-            "seed": request.seed,
+            "seed": made.seed,
             "width": size.width,
             "height": size.height,
-            "frames": plan.clip.frames,
+            "frames": made.frames,
         }));
         return;
     }
@@ -208,7 +227,7 @@ fn done(args: &Generate, plan: &Plan, seconds: f64, progress: &dyn Progress) {
         args.output.display(),
         size.width,
         size.height,
-        request.duration,
-        request.seed,
+        made.length,
+        made.seed,
     ));
 }

@@ -24,6 +24,11 @@ pub fn load(folder: Option<&Path>, device: &Device) -> Result<Foal> {
     })
 }
 
+/// What the model in `folder` is, or the one inside the program, without its weights.
+pub fn foal_info(folder: Option<&Path>) -> Result<FoalInfo> {
+    Ok(folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?)
+}
+
 /// Says what a model is; of a preset, what it would be.
 pub fn info(args: &ModelInfo) -> Result<()> {
     if let Some(preset) = args.preset {
@@ -34,7 +39,7 @@ pub fn info(args: &ModelInfo) -> Result<()> {
     if let Some(folder) = folder.filter(|folder| !folder.join("config.json").exists()) {
         return folder_info(folder, args.json);
     }
-    let info = folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?;
+    let info = foal_info(folder)?;
     let parts = parts(folder)?;
     if args.json {
         let parts: Vec<_> = parts

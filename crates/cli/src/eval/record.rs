@@ -117,10 +117,8 @@ pub fn forget_peak() {
 
 /// The most memory this process has used since, in MiB, where the system tells.
 pub fn peak_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib / 1024.0)
+    let bytes = gallop_model::memory::peak();
+    (bytes > 0).then(|| bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use gallop_model::memory::readable;
 use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
-use super::{note_unmatched, sampler};
+use super::{Made, done, note_unmatched, sampler, seed};
 use crate::args::{self, Generate};
 use crate::ui;
 
@@ -68,7 +68,14 @@ pub fn run(
         sound: sound.as_ref(),
     };
     let frames = make(args, &plan, inputs, &pipeline, Watch { progress, cancel })?;
-    done(args, &plan, frames, start.elapsed().as_secs_f64(), progress);
+    let made = Made {
+        size: plan.clip.size,
+        frames,
+        length: format!("{:.2}", frames as f64 / PUBLIC_FPS as f64),
+        seed: plan.request.seed,
+        start,
+    };
+    done(args, &made, progress);
     Ok(())
 }
 
@@ -111,9 +118,7 @@ fn request(args: &Generate, model: &PublicModel, progress: &dyn Progress) -> Res
         guidance: args.guidance.unwrap_or(guidance),
         decoder,
         audio: !args.no_audio,
-        seed: args
-            .seed
-            .unwrap_or_else(|| rand::random_range(0..=u64::from(u32::MAX))),
+        seed: seed(args),
     })
 }
 
@@ -248,28 +253,4 @@ fn duration(seconds: f64) -> String {
         s if s < 5400.0 => format!("{:.0} min", s / 60.0),
         s => format!("{:.1} h", s / 3600.0),
     }
-}
-
-fn done(args: &Generate, plan: &PublicPlan, frames: usize, seconds: f64, progress: &dyn Progress) {
-    let (size, request) = (plan.clip.size, &plan.request);
-    if args.json {
-        ui::event(&json!({
-            "event": "done",
-            "file": args.output,
-            "seconds": seconds,
-            "seed": request.seed,
-            "width": size.width,
-            "height": size.height,
-            "frames": frames,
-        }));
-        return;
-    }
-    progress.note(&format!(
-        "{}: {}x{}, {:.2} s, seed {}, made in {seconds:.1} s",
-        args.output.display(),
-        size.width,
-        size.height,
-        frames as f64 / PUBLIC_FPS as f64,
-        request.seed,
-    ));
 }
