@@ -5,7 +5,7 @@ mod public;
 use std::time::Instant;
 
 use anyhow::Result;
-use gallop_core::{Cancel, Frame, Plan, Progress, Request, UserError};
+use gallop_core::{Cancel, Frame, PixelSize, Plan, Progress, Request, UserError};
 use gallop_engine::{FoalInfo, Sampler, generate};
 use gallop_media::ClipWriter;
 use gallop_model::public::PublicModel;
