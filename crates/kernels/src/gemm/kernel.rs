@@ -28,6 +28,8 @@ pub(crate) enum Engine {
     Amx,
     /// Panels of bf16, AVX-512.
     Avx512Bf16,
+    /// Panels of f32, AVX2: packed once, where the `gemm` crate would pack each block anew.
+    Avx2,
     /// f32 numbers, the `gemm` crate.
     Crate,
     /// f32 numbers, plain loops.
@@ -44,6 +46,10 @@ impl Engine {
             (Self::Avx512Bf16, Side::Left) => super::avx512::LEFT,
             #[cfg(target_arch = "x86_64")]
             (Self::Amx | Self::Avx512Bf16, Side::Right) => super::panels::RIGHT,
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, Side::Left) => super::avx2::LEFT,
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx2, Side::Right) => super::avx2::RIGHT,
             _ => 1,
         }
     }
@@ -82,6 +88,7 @@ impl Kernel {
             (_, Isa::Portable) => Engine::Plain,
             (Precision::Bf16, Isa::Amx) if super::check::amx_is_right() => Engine::Amx,
             (Precision::Bf16, Isa::Amx | Isa::Avx512Bf16) => Engine::Avx512Bf16,
+            (_, Isa::Avx2) => Engine::Avx2,
             _ => Engine::Crate,
         }
     }
@@ -131,6 +138,8 @@ impl Kernel {
                 Engine::Amx => super::amx::block(a.panels(), b.panels(), mnk, c, start),
                 #[cfg(target_arch = "x86_64")]
                 Engine::Avx512Bf16 => super::avx512::block(a.panels(), b.panels(), mnk, c, start),
+                #[cfg(target_arch = "x86_64")]
+                Engine::Avx2 => super::avx2::block(a.floats(), b.floats(), mnk, c, start),
                 Engine::Plain => {
                     dense::multiply_plain(a.dense(), b.dense(), mnk, c, start.prepare(mnk, c))
                 }

@@ -30,12 +30,16 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod check;
 mod dense;
 #[cfg(target_arch = "x86_64")]
 mod expand;
 pub(crate) mod few_bits;
+#[cfg(target_arch = "x86_64")]
+mod floats;
 mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod pack;

@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 use super::Precision;
 use super::dense::{self, Dense};
+#[cfg(target_arch = "x86_64")]
+use super::floats::{Fill, WIDE, Wide};
 use super::kernel::{Engine, Kernel, Side};
 use super::panels::{self, LINE, Line, Panels, Scratch};
 use super::source::{Data, Depth, Operand, Source};
@@ -63,7 +65,10 @@ pub struct Packed {
     side: Side,
     /// Panels, for the bf16 engines.
     lines: Vec<Line>,
-    /// Rows of the source one after the other, for the f32 engines.
+    /// Panels of f32, for AVX2.
+    #[cfg(target_arch = "x86_64")]
+    wide: Vec<Wide>,
+    /// Rows of the source one after the other, for the other engines.
     dense: Vec<f32>,
     /// Strides of `dense`: items, depth.
     strides: [usize; 2],
@@ -79,6 +84,8 @@ impl Packed {
             engine: kernel.engine(),
             side,
             lines: Vec::new(),
+            #[cfg(target_arch = "x86_64")]
+            wide: Vec::new(),
             dense: Vec::new(),
             strides: [0, 0],
             len: 0,
@@ -91,10 +98,11 @@ impl Packed {
     pub(crate) fn whole(kernel: Kernel, side: Side, operand: &Operand) -> Self {
         let mut packed = Self::new(kernel, side);
         (packed.len, packed.depth) = (operand.len(), operand.depth());
-        if packed.engine.packs_panels() {
-            packed.panels_by_all(operand);
-        } else {
-            packed.dense_part(operand, 0..packed.len, 0..packed.depth, true);
+        match packed.engine {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => packed.floats_by_all(operand),
+            engine if engine.packs_panels() => packed.panels_by_all(operand),
+            _ => packed.dense_part(operand, 0..packed.len, 0..packed.depth, true),
         }
         packed
     }
@@ -112,6 +120,10 @@ impl Packed {
     /// Packs part of an operand on this thread.
     pub(crate) fn pack(&mut self, operand: &Operand, items: Range<usize>, depth: Range<usize>) {
         (self.len, self.depth) = (items.len(), depth.len());
+        #[cfg(target_arch = "x86_64")]
+        if self.engine == Engine::Avx2 {
+            return self.floats(operand, items, depth);
+        }
         if self.engine.packs_panels() {
             let panels = self.layout();
             self.make_room(panels);
@@ -162,6 +174,64 @@ impl Packed {
                 unsafe { panels::fill(operand, (items, 0..depth), panels, part, scratch) };
             },
         );
+    }
+
+    /// Panels of f32, on this thread.
+    #[cfg(target_arch = "x86_64")]
+    fn floats(&mut self, operand: &Operand, items: Range<usize>, depth: Range<usize>) {
+        let panel = self.make_wide_room();
+        let fill = Fill {
+            operand,
+            items,
+            depth,
+            panel,
+            round: self.kernel.precision() == Precision::Bf16,
+            out: Wide::numbers(&mut self.wide),
+            scratch: &mut self.scratch.floats,
+        };
+        // SAFETY: this engine is only chosen where AVX2 is supported.
+        unsafe { fill.run() };
+    }
+
+    /// The same by all threads, for a whole operand.
+    #[cfg(target_arch = "x86_64")]
+    fn floats_by_all(&mut self, operand: &Operand) {
+        /// Parts that the panels are divided into.
+        const PARTS: usize = 32;
+        let panel = self.make_wide_room();
+        let (len, depth) = (self.len, self.depth);
+        let round = self.kernel.precision() == Precision::Bf16;
+        let group = len.div_ceil(panel).div_ceil(PARTS).max(1);
+        let numbers = (group * panel * depth).max(1);
+        Wide::numbers(&mut self.wide)
+            .par_chunks_mut(numbers)
+            .enumerate()
+            .take(len.div_ceil(panel * group))
+            .for_each_init(Vec::new, |scratch, (i, out)| {
+                let first = i * group * panel;
+                let fill = Fill {
+                    operand,
+                    items: first..(first + group * panel).min(len),
+                    depth: 0..depth,
+                    panel,
+                    round,
+                    out,
+                    scratch,
+                };
+                // SAFETY: as above.
+                unsafe { fill.run() };
+            });
+    }
+
+    /// Makes room for panels of f32; says how many items each has.
+    #[cfg(target_arch = "x86_64")]
+    fn make_wide_room(&mut self) -> usize {
+        let panel = self.engine.panel(self.side);
+        let needed = (self.len.div_ceil(panel) * panel * self.depth).div_ceil(WIDE);
+        if self.wide.len() < needed {
+            self.wide.resize(needed, Wide::ZERO);
+        }
+        panel
     }
 
     /// Copies rows of the source, rounded if the precision says so.
@@ -257,6 +327,16 @@ impl<'a> Block<'a> {
             .as_ptr()
             .wrapping_add(self.item * item + self.depth * depth);
         Dense { at, item, depth }
+    }
+
+    /// Where the panels start, and the numbers from one to the next, for AVX2.
+    #[cfg(target_arch = "x86_64")]
+    pub fn floats(&self) -> (*const f32, usize) {
+        let panel = self.packed.engine.panel(self.packed.side);
+        let stride = panel * self.packed.depth;
+        let at = self.item / panel * stride + self.depth * panel;
+        let start = self.packed.wide.as_ptr().cast::<f32>();
+        (start.wrapping_add(at), stride)
     }
 
     /// Where the panels start, and the lines from one to the next, for the bf16 engines.
