@@ -8,6 +8,7 @@ use anyhow::Result;
 use gallop_core::{Cancel, Frame, PixelSize, Plan, Progress, Request, UserError};
 use gallop_engine::{FoalInfo, Sampler, generate};
 use gallop_media::ClipWriter;
+use gallop_model::memory;
 use gallop_model::public::PublicModel;
 use serde_json::json;
 
@@ -210,6 +211,7 @@ struct Made {
 /// Tells of a clip that was made.
 fn done(args: &Generate, made: &Made, progress: &dyn Progress) {
     let (size, seconds) = (made.size, made.start.elapsed().as_secs_f64());
+    let most = memory::peak();
     if args.json {
         ui::event(&json!({
             "event": "done",
@@ -219,15 +221,17 @@ fn done(args: &Generate, made: &Made, progress: &dyn Progress) {
             "width": size.width,
             "height": size.height,
             "frames": made.frames,
+            "peak_bytes": most,
         }));
         return;
     }
     progress.note(&format!(
-        "{}: {}x{}, {} s, seed {}, made in {seconds:.1} s",
+        "{}: {}x{}, {} s, seed {}, made in {seconds:.1} s and {} of memory",
         args.output.display(),
         size.width,
         size.height,
         made.length,
         made.seed,
+        memory::readable(most),
     ));
 }

@@ -8,36 +8,12 @@ use std::path::Path;
 use std::process::Output;
 
 use candle_core::{Device, Tensor};
-use common::{gallop, listing};
+use common::{gallop, generate, listing, workplace};
 use gallop_core::{Audio, Frame, PixelSize};
 use gallop_model::dit::DitConfig;
 use gallop_model::public::{Part, Preset, write_random_part};
 use gallop_model::{WeightFiles, save_weights};
 use serde_json::Value;
-
-/// A folder with `parts` of a tiny model in `big/`.
-fn workplace(parts: &[Part]) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for &part in parts {
-        let big = folder.path().join("big");
-        write_random_part(&big, &Preset::tiny(), part, 7, &mut |_| ()).unwrap();
-    }
-    folder
-}
-
-fn generate(folder: &Path, rest: &[&str]) -> Output {
-    let args = [
-        "generate",
-        "A red ball falls.",
-        "--model",
-        "big",
-        "--duration",
-        "1",
-        "--seed",
-        "3",
-    ];
-    gallop(folder, &[&args[..], rest].concat())
-}
 
 fn made(folder: &Path, rest: &[&str]) -> Output {
     let out = generate(folder, rest);
@@ -301,8 +277,8 @@ fn a_clip_does_not_depend_on_the_memory_that_is_allowed() {
     assert!(clip("tight.mp4") == clip("wide.mp4") && clip("wide.mp4") == clip("any.mp4"));
 }
 
-/// A change of rank 2 to one matrix of a transformer's inner layers, in the usual form.
-fn write_lora(folder: &Path, name: &str, module: &str) {
+/// A change of rank 2 to one matrix of a transformer's inner layers, under `names` of both its factors.
+fn write_lora_as(folder: &Path, name: &str, module: &str, names: [String; 2]) {
     let part = folder.join("big").join(Part::Distilled.folder());
     let of = WeightFiles::open(&part).unwrap();
     let (rows, columns) = match of.shape(&format!("{module}.weight")) {
@@ -314,17 +290,15 @@ fn write_lora(folder: &Path, name: &str, module: &str) {
         let values: Vec<f32> = values(shape.0 * shape.1).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     };
-    let tensors = vec![
-        (
-            format!("diffusion_model.{module}.lora_A.weight"),
-            tensor((2, columns)),
-        ),
-        (
-            format!("diffusion_model.{module}.lora_B.weight"),
-            tensor((rows, 2)),
-        ),
-    ];
+    let [down, up] = names;
+    let tensors = vec![(down, tensor((2, columns))), (up, tensor((rows, 2)))];
     save_weights(&folder.join(name), tensors, &BTreeMap::new()).unwrap();
+}
+
+/// The same in one of the usual styles.
+fn write_lora(folder: &Path, name: &str, module: &str) {
+    let names = ["A", "B"].map(|half| format!("diffusion_model.{module}.lora_{half}.weight"));
+    write_lora_as(folder, name, module, names);
 }
 
 #[test]
@@ -345,6 +319,34 @@ fn low_rank_changes_are_merged_by_their_strength() {
     assert!(plain == clip(&["--lora", "style.safetensors:0"]));
     let changed = clip(&["--lora", "style.safetensors"]);
     assert!(plain != changed);
+    // The style of the names makes no difference.
+    let module = "block.layers.1.mlp.down_proj";
+    let flat = format!("lora_unet_{}", module.replace('.', "_"));
+    for (file, names) in [
+        (
+            "peft.safetensors",
+            ["A", "B"].map(|half| format!("base_model.model.{module}.lora_{half}.weight")),
+        ),
+        (
+            "kohya.safetensors",
+            ["down", "up"].map(|half| format!("{flat}.lora_{half}.weight")),
+        ),
+        (
+            "diffusers.safetensors",
+            ["down", "up"].map(|half| format!("transformer.{module}.lora.{half}.weight")),
+        ),
+    ] {
+        write_lora_as(path, file, module, names);
+        assert!(changed == clip(&["--lora", file]), "{file}");
+    }
+    let together = [
+        "--lora",
+        "peft.safetensors:0.5",
+        "--lora",
+        "kohya.safetensors:0.25",
+    ];
+    let together = clip(&[&together[..], &["--lora", "diffusers.safetensors:0.25"]].concat());
+    assert!(together != plain);
     // Several add up: two halves are not one half.
     let half = ["--lora", "style.safetensors:0.5"];
     let one = clip(&half);
@@ -418,190 +420,6 @@ fn a_model_in_fewer_bits_makes_clips() {
             picture(format, &["--lora", "style.safetensors"]) != few,
             "{format}"
         );
-    }
-}
-
-/// The model `with` a change, the options to run it with, and what must be said of it.
-struct Broken {
-    change: fn(&Path),
-    rest: &'static [&'static str],
-    said: &'static [&'static str],
-}
-
-fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut bytes = fs::read(path).unwrap();
-    change(&mut bytes);
-    fs::write(path, bytes).unwrap();
-}
-
-/// A zip archive of one plain entry, as PyTorch writes checkpoints.
-fn archive(name: &str, data: &[u8]) -> Vec<u8> {
-    let size = (data.len() as u32).to_le_bytes();
-    let name_size = (name.len() as u16).to_le_bytes();
-    let mut out = b"PK\x03\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00".to_vec();
-    for part in [&size[..], &size, &name_size, &[0, 0], name.as_bytes(), data] {
-        out.extend(part);
-    }
-    let at = (out.len() as u32).to_le_bytes();
-    let mut directory = b"PK\x01\x02".to_vec();
-    directory.extend([0; 16]);
-    for part in [&size[..], &size, &name_size, &[0; 16], name.as_bytes()] {
-        directory.extend(part);
-    }
-    let length = (directory.len() as u32).to_le_bytes();
-    out.extend(directory);
-    out.extend(b"PK\x05\x06\x00\x00\x00\x00\x01\x00\x01\x00");
-    for part in [&length[..], &at, &[0, 0]] {
-        out.extend(part);
-    }
-    out
-}
-
-const SHARD: &str = "model-00001-of-00001.safetensors";
-
-const BROKEN: [Broken; 11] = [
-    Broken {
-        change: |big| fs::remove_file(big.join("distill").join(SHARD)).unwrap(),
-        rest: &["--resolution", "64x64"],
-        said: &["distill", SHARD, "GAIR/daVinci-MagiHuman"],
-    },
-    Broken {
-        change: |big| {
-            edit(&big.join("distill").join(SHARD), |b| {
-                b.truncate(b.len() / 2)
-            })
-        },
-        rest: &["--resolution", "64x64"],
-        said: &["distill", SHARD, "not a whole safetensors file"],
-    },
-    Broken {
-        // The last number of the transformer.
-        change: |big| {
-            edit(&big.join("distill").join(SHARD), |b| {
-                let end = b.len();
-                b[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-            })
-        },
-        rest: &["--resolution", "64x64"],
-        said: &["final_norm_video.weight", "not finite"],
-    },
-    Broken {
-        // The first number of a matrix, which is looked at when its layer is first read.
-        change: |big| {
-            edit(&big.join("distill").join(SHARD), |b| {
-                let (at, size) = first_number(b, "block.layers.1.mlp.down_proj.weight");
-                b[at..at + size].fill(0xff);
-            })
-        },
-        rest: &["--resolution", "64x64"],
-        said: &[SHARD, "block.layers.1.mlp.down_proj.weight", "not finite"],
-    },
-    Broken {
-        change: |big| fs::remove_dir_all(big.join("t5gemma-9b-9b-ul2")).unwrap(),
-        rest: &["--resolution", "64x64"],
-        said: &["t5gemma-9b-9b-ul2", "google/t5gemma-9b-9b-ul2"],
-    },
-    Broken {
-        change: |big| fs::remove_file(big.join("t5gemma-9b-9b-ul2/tokenizer.json")).unwrap(),
-        rest: &["--resolution", "64x64"],
-        said: &["tokenizer.json", "google/t5gemma-9b-9b-ul2"],
-    },
-    Broken {
-        change: |big| fs::remove_dir_all(big.join("1080p_sr")).unwrap(),
-        rest: &["--resolution", "1080p"],
-        said: &["1080p_sr", "GAIR/daVinci-MagiHuman"],
-    },
-    Broken {
-        // os.system("touch hacked"), as a pickle.
-        change: |big| {
-            let code = b"\x80\x02cos\nsystem\nX\x0c\x00\x00\x00touch hacked\x85R.";
-            let bytes = archive("archive/data.pkl", code);
-            fs::write(big.join("turbo_vae/checkpoint-340000.ckpt"), bytes).unwrap();
-        },
-        rest: &["--resolution", "64x64"],
-        said: &["turbo_vae", "os.system"],
-    },
-    Broken {
-        change: |big| {
-            edit(&big.join("Wan2.2-TI2V-5B/Wan2.2_VAE.pth"), |b| {
-                b.truncate(b.len() / 2)
-            });
-        },
-        rest: &["--resolution", "64x64", "--decoder", "exact"],
-        said: &["Wan2.2_VAE.pth", "cut short"],
-    },
-    Broken {
-        change: |big| {
-            // The transformer of another model: wider than the text encoder's and its own config's.
-            let other = Preset::named("tiny").unwrap();
-            let mut wide = other.clone();
-            wide.transformer.width = 64;
-            wide.transformer.num_heads_q = 2;
-            wide.transformer.num_heads_kv = 1;
-            let apart = big.join("../apart");
-            write_random_part(&apart, &wide, Part::Distilled, 1, &mut |_| ()).unwrap();
-            let from = fs::read(apart.join("distill").join(SHARD)).unwrap();
-            let to = big.join("distill").join(SHARD);
-            // Its weights under the right model's description.
-            fs::write(&to, described_by(&from, &other)).unwrap();
-            fs::remove_dir_all(apart).unwrap();
-        },
-        rest: &["--resolution", "64x64"],
-        said: &["distill", "has shape", "the configuration asks for"],
-    },
-    Broken {
-        change: |big| {
-            let path = big.join("../noise.wav");
-            fs::write(path, b"RIFF\x00\x00\x00\x00WAVEno").unwrap();
-        },
-        rest: &["--resolution", "64x64", "--audio", "noise.wav"],
-        said: &["noise.wav"],
-    },
-];
-
-/// Where the first number of a tensor is in a safetensors file, and its bytes.
-fn first_number(file: &[u8], name: &str) -> (usize, usize) {
-    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
-    let size = match header[name]["dtype"].as_str().unwrap() {
-        "F32" => 4,
-        _ => 2,
-    };
-    let from = header[name]["data_offsets"][0].as_u64().unwrap() as usize;
-    (8 + length + from, size)
-}
-
-/// A safetensors file with the configuration of `preset` in its header.
-fn described_by(file: &[u8], preset: &Preset) -> Vec<u8> {
-    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
-    let mut header: Value = serde_json::from_slice(&file[8..8 + length]).unwrap();
-    let (key, text) = preset.transformer_of(Part::Distilled).metadata();
-    header["__metadata__"][key] = text.into();
-    let header = header.to_string();
-    let mut out = (header.len() as u64).to_le_bytes().to_vec();
-    out.extend(header.as_bytes());
-    out.extend(&file[8 + length..]);
-    out
-}
-
-#[test]
-fn what_is_missing_or_broken_is_said_in_one_line_and_leaves_nothing() {
-    for broken in &BROKEN {
-        let folder = workplace(&Part::ALL);
-        let path = folder.path();
-        (broken.change)(&path.join("big"));
-        let before = listing(path);
-        let out = generate(path, &[broken.rest, &["-o", "a.mp4"]].concat());
-        let error = String::from_utf8_lossy(&out.stderr).into_owned();
-        let said = broken.said;
-        assert_eq!(out.status.code(), Some(1), "{said:?}: {error}");
-        let last = error.lines().last().unwrap_or_default();
-        assert!(last.starts_with("gallop: "), "{error}");
-        for said in said {
-            assert!(last.contains(said), "{said}: {error}");
-        }
-        assert!(!error.contains("panicked"), "{error}");
-        assert_eq!(listing(path), before, "{said:?}");
     }
 }
 

@@ -17,7 +17,7 @@ mod transformer;
 mod watch;
 
 pub use estimate::{Estimate, StageEstimate, operations_per_second};
-pub use pipeline::{Inputs, Latents, Noise, PublicPipeline, gaussian_noise};
+pub use pipeline::{Inputs, Latents, Noise, PublicPipeline, check_parts, gaussian_noise};
 pub use plan::{
     AUDIO_CHANNELS, Decoder, PublicPlan, PublicRequest, REFINE_STEPS, Refine, base_size,
     picture_sizes,

@@ -326,6 +326,22 @@ mod tests {
                 format!("lora_unet_{flat}.lora_down.weight"),
                 format!("lora_unet_{flat}.lora_up.weight"),
             ),
+            (
+                format!("lora_transformer_{flat}.lora_A.weight"),
+                format!("lora_transformer_{flat}.lora_B.weight"),
+            ),
+            (
+                format!("lycoris_{flat}.lora_down.weight"),
+                format!("lycoris_{flat}.lora_up.weight"),
+            ),
+            (
+                format!("dit.{NAME}.lora_linear_layer.down.weight"),
+                format!("dit.{NAME}.lora_linear_layer.up.weight"),
+            ),
+            (
+                format!("base_model.model.model.{NAME}.lora_A.default.weight"),
+                format!("base_model.model.model.{NAME}.lora_B.default.weight"),
+            ),
         ] {
             let lora = Lora::open(&write(folder.path(), pair(down, up)), 0.5).unwrap();
             let weight = tensor(&[1., 1., 1., 1.], (2, 2));
@@ -361,6 +377,44 @@ mod tests {
         assert_eq!(merged.dtype(), DType::BF16);
         let merged = merged.to_dtype(DType::F32).unwrap();
         assert_eq!(merged.to_vec2::<f32>().unwrap(), [[12., 24.], [16., 32.]]);
+    }
+
+    #[test]
+    fn files_of_several_styles_are_merged_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let flat = NAME.replace('.', "_");
+        let files = [
+            (format!("base_model.model.{NAME}.lora_A.weight"), "lora_B"),
+            (format!("lora_unet_{flat}.lora_down.weight"), "lora_up"),
+            (format!("transformer.{NAME}.lora.down.weight"), "lora.up"),
+        ];
+        let files: Vec<(PathBuf, f64)> = (files.into_iter().enumerate())
+            .map(|(i, (down, up))| {
+                let known = ["lora_A", "lora_down", "lora.down"][i];
+                let path = folder.path().join(format!("{i}.safetensors"));
+                let tensors = pair(down.clone(), down.replace(known, up));
+                save_weights(&path, tensors, &BTreeMap::new()).unwrap();
+                (path, [1.0, 0.5, -2.0][i])
+            })
+            .collect();
+        // A whole difference as well, of which the model has only one.
+        let whole = folder.path().join("whole.safetensors");
+        let difference = |name: &str| (format!("{name}.diff"), tensor(&[1., 0., 0., 1.], (2, 2)));
+        save_weights(
+            &whole,
+            vec![difference(NAME), difference("other")],
+            &BTreeMap::new(),
+        )
+        .unwrap();
+        let files = [files, vec![(whole, 2.0)]].concat();
+        let name = format!("{NAME}.weight");
+        let (loras, unmatched) = open_loras(&files, std::slice::from_ref(&name)).unwrap();
+        assert_eq!(unmatched, ["other"]);
+        let map = HashMap::from([(name, tensor(&[0.; 4], (2, 2)))]);
+        let weights = Weights::memory(map, &Device::Cpu).with_loras(loras);
+        let merged = weights.at(NAME).get((2, 2), "weight", Init::Zeros).unwrap();
+        // Minus a half of [[3, 6], [4, 8]], and two on the diagonal.
+        assert_eq!(merged.to_vec2::<f32>().unwrap(), [[0.5, -3.], [-2., -2.]]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use machine::Pickle;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use thiserror::Error;
 pub use value::Element;
 use value::{Strided, Value};
@@ -58,6 +58,8 @@ pub enum PickleError {
 const MAX_DEPTH: usize = 16;
 /// Values visited in search of tensors; a pickle can share its parts and so unfold without end.
 const MAX_VISITS: usize = 4_000_000;
+/// Copying so many bytes gives their pages back.
+const WORTH_RELEASING: usize = 1 << 20;
 /// The longest full name of a tensor.
 const MAX_NAME: usize = 1024;
 
@@ -129,7 +131,21 @@ impl PickleFile {
                 Tensor::from_raw_buffer(&gather(entry, bytes), dtype, &entry.shape, &Device::Cpu)
             }
         };
+        self.release(&entry.bytes);
         tensor.map_err(|error| fail(error.to_string()))
+    }
+
+    /// Gives back the memory of pages that were copied; they are read again when they are used again.
+    fn release(&self, range: &Range<usize>) {
+        if range.len() < WORTH_RELEASING {
+            return;
+        }
+        // SAFETY: the map is never written, so pages that are dropped come back from the file unchanged. A refusal does
+        // no harm.
+        let _ = unsafe {
+            self.map
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
     }
 }
 

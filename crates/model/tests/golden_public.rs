@@ -34,6 +34,11 @@ impl Golden {
         Self::open(&folder().join(format!("{name}.safetensors")))
     }
 
+    /// The copy beside this test, for what is checked of one model and not of any.
+    fn own(name: &str) -> Self {
+        Self::open(&own().join(format!("{name}.safetensors")))
+    }
+
     /// The tensor `name`, without its batch of one.
     fn get(&self, name: &str) -> Tensor {
         let tensor = self.0.load(name, &Device::Cpu).unwrap();
@@ -56,9 +61,12 @@ impl Golden {
     }
 }
 
+fn own() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
 fn folder() -> PathBuf {
-    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    std::env::var_os("GALLOP_GOLDEN").map_or(own, PathBuf::from)
+    std::env::var_os("GALLOP_GOLDEN").map_or_else(own, PathBuf::from)
 }
 
 fn config(name: &str) -> String {
@@ -119,8 +127,7 @@ fn golden_wan22_vae() {
 /// The same architecture, narrower and shallower.
 #[test]
 fn golden_wan22_vae_small() {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    check_wan(&Golden::open(&own.join("wan22_vae_small.safetensors")));
+    check_wan(&Golden::own("wan22_vae_small"));
 }
 
 #[test]
@@ -141,7 +148,7 @@ fn golden_turbo_vaed() {
 #[test]
 fn golden_turbo_vaed_has_the_public_latent_statistics() {
     use gallop_model::public::wan_vae::{LATENT_MEAN, LATENT_STD};
-    let golden = Golden::named("turbo_vaed");
+    let golden = Golden::own("turbo_vaed");
     assert_eq!(golden.list("mean"), LATENT_MEAN);
     assert_eq!(golden.list("std"), LATENT_STD);
 }
@@ -190,21 +197,52 @@ fn golden_t5gemma_encoder() {
     compare("hidden of a padded text", &counted, &want, TOLERANCE);
 }
 
+/// A decoder's tensors, but one.
+struct Changed<S> {
+    others: S,
+    name: &'static str,
+    /// None where it is missing.
+    tensor: Option<Tensor>,
+}
+
+impl<S: TensorSource> TensorSource for Changed<S> {
+    fn names(&self) -> Vec<String> {
+        self.others.names()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match name == self.name {
+            true => Some(self.tensor.as_ref()?.dims().to_vec()),
+            false => self.others.shape(name),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> gallop_model::public::Result<Tensor> {
+        match (name == self.name, &self.tensor) {
+            (true, Some(tensor)) => Ok(tensor.clone()),
+            _ => self.others.tensor(name),
+        }
+    }
+}
+
 #[test]
 fn a_missing_or_misshapen_weight_is_named() {
-    let golden = Golden::named("turbo_vaed");
-    let config = TurboConfig::parse(&config("turbo_vaed")).unwrap();
-    let load = |source: &dyn TensorSource| {
-        let stats = golden.stats();
-        TurboDecoder::load(
-            &Checkpoint::new(source),
-            config.clone(),
-            stats,
-            Precision::F32,
-        )
-    };
-    let name = "decoder.up_blocks.1.resnets.0.conv1.depthwise_conv.weight";
-    let without = Renamed::new(golden.weights(), |n| (n != name).then(|| n.into()));
-    let error = load(&without).err().unwrap().to_string();
-    assert!(error.contains(name), "{error}");
+    let golden = Golden::own("t5gemma_encoder");
+    let json = fs::read_to_string(own().join("t5gemma_encoder.json")).unwrap();
+    let config = T5GemmaConfig::parse(&json).unwrap();
+    let name = "encoder.layers.1.mlp.up_proj.weight";
+    let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    for (tensor, said) in [(None, "missing"), (Some(zeros((64, 64))), "[64, 64]")] {
+        let source = Changed {
+            others: golden.weights(),
+            name,
+            tensor,
+        };
+        let encoder = T5GemmaEncoder::new(&source, config.clone(), Precision::F32).unwrap();
+        let error = encoder
+            .encode(&[Text::new(vec![3, 4])])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(name) && error.contains(said), "{error}");
+    }
 }

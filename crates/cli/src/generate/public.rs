@@ -7,11 +7,12 @@ use gallop_core::{Audio, Cancel, Progress, Resolution};
 use gallop_engine::Sampler;
 use gallop_engine::public::{
     Decoder, Estimate, Inputs, PUBLIC_FPS, Planned, PublicPipeline, PublicPlan, PublicRequest,
-    REFINE_STEPS, Refine, StageEstimate, Watch, assemble, operations_per_second, picture_sizes,
+    REFINE_STEPS, Refine, StageEstimate, Watch, assemble, check_parts, operations_per_second,
+    picture_sizes,
 };
 use gallop_kernels::Precision;
 use gallop_media::ClipWriter;
-use gallop_model::memory::readable;
+use gallop_model::memory::{keep_nothing, readable};
 use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
@@ -33,6 +34,7 @@ pub fn run(
     cancel: &Cancel,
 ) -> Result<()> {
     let start = Instant::now();
+    keep_nothing();
     let sound = args
         .audio
         .as_deref()
@@ -48,6 +50,15 @@ pub fn run(
         .as_deref()
         .map(gallop_media::read_image)
         .transpose()?;
+    let inputs = Inputs {
+        picture: picture.as_ref(),
+        sound: sound.as_ref(),
+    };
+    if args.dry_run && !args.json {
+        println!("{}\n", plan.request.prompt);
+        println!("{}", summary(&plan));
+    }
+    check_parts(model, &plan.parts(picture.is_some(), sound.is_some()))?;
     let transformers = Planned::new(Precision::Bf16).within(args.memory);
     let (transformers, unmatched) = transformers.with_loras(model, plan.base_part(), &args.lora)?;
     note_unmatched(&unmatched, progress);
@@ -56,17 +67,11 @@ pub fn run(
         transformers: &transformers,
         precision: Precision::Bf16,
     };
-    let parts = plan.parts(picture.is_some(), sound.is_some());
-    if args.dry_run {
-        return dry_run(args, &plan, &pipeline, &parts);
-    }
-    pipeline.check(&parts)?;
     // What does not fit is better known before than after hours of work.
-    warn(args, &pipeline.estimate(&plan)?, progress);
-    let inputs = Inputs {
-        picture: picture.as_ref(),
-        sound: sound.as_ref(),
-    };
+    let cost = pipeline.estimate(&plan, inputs)?;
+    if args.dry_run {
+        return dry_run(args, &plan, &cost);
+    }
     let frames = make(args, &plan, inputs, &pipeline, Watch { progress, cancel })?;
     let made = Made {
         size: plan.clip.size,
@@ -136,19 +141,8 @@ fn make(
     Ok(frames)
 }
 
-/// The whole prompt and what making the clip would take.
-fn dry_run(
-    args: &Generate,
-    plan: &PublicPlan,
-    pipeline: &PublicPipeline,
-    parts: &[Part],
-) -> Result<()> {
-    if !args.json {
-        println!("{}\n", plan.request.prompt);
-        println!("{}", summary(plan));
-    }
-    pipeline.check(parts)?;
-    let cost = pipeline.estimate(plan)?;
+/// What making the clip would take.
+fn dry_run(args: &Generate, plan: &PublicPlan, cost: &Estimate) -> Result<()> {
     let rate = operations_per_second()?;
     let seconds = cost.operations() / rate;
     if args.json {
@@ -177,22 +171,6 @@ fn dry_run(
         rate / 1e12
     );
     Ok(())
-}
-
-/// Says of stages without a plan when they may take more than is allowed.
-fn warn(args: &Generate, cost: &Estimate, progress: &dyn Progress) {
-    let Some(budget) = args.memory else { return };
-    for stage in cost.stages.iter().filter(|stage| stage.memory.is_none()) {
-        let about = stage.weights + stage.activations;
-        if about > budget {
-            progress.note(&format!(
-                "warning: the stage `{}` takes about {}, more than --memory {}",
-                stage.name,
-                readable(about),
-                readable(budget)
-            ));
-        }
-    }
 }
 
 fn summary(plan: &PublicPlan) -> String {

@@ -10,6 +10,7 @@ use candle_core::Device;
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::{AudioAe, AudioAeConfig};
 use gallop_model::dit::{Dit, DitConfig};
+use gallop_model::public::{Part, Preset, write_random_part};
 use gallop_model::video_ae::{VideoAe, VideoAeConfig};
 use gallop_model::{TextTokenizer, Vars, Weights, save_weights};
 use serde::Serialize;
@@ -78,4 +79,29 @@ pub fn listing(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// A folder with `parts` of a tiny model in `big/`.
+pub fn workplace(parts: &[Part]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for &part in parts {
+        let big = folder.path().join("big");
+        write_random_part(&big, &Preset::tiny(), part, 7, &mut |_| ()).unwrap();
+    }
+    folder
+}
+
+/// Makes a clip of a second with the model in `big/`.
+pub fn generate(folder: &Path, rest: &[&str]) -> Output {
+    let args = [
+        "generate",
+        "A red ball falls.",
+        "--model",
+        "big",
+        "--duration",
+        "1",
+        "--seed",
+        "3",
+    ];
+    gallop(folder, &[&args[..], rest].concat())
 }

@@ -3,25 +3,21 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use gallop_core::LatentShape;
+use gallop_core::{LatentShape, UserError};
 use gallop_kernels::{Precision, Segments, linear};
+use gallop_model::ModelError;
 use gallop_model::dit::{AttentionKind, DitConfig, MemoryPlan};
-use gallop_model::public::{
-    Part, PartState, PublicModel,
-    wan_vae::{SPACE_STRIDE, TIME_STRIDE},
-};
+use gallop_model::memory::{give_back, in_use};
+use gallop_model::public::{Part, PartState, PublicModel, Work, wan_vae::SPACE_STRIDE};
 
 use super::field::longest;
-use super::plan::PublicPlan;
+use super::plan::{Decoder, PublicPlan};
 use super::transformer::LoadTransformer;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 
-/// Bytes of an activation.
-const F32: u64 = 4;
-/// Decoders hold, at their widest, about so many numbers for each pixel of a window.
-const DECODER_NUMBERS: u64 = 200;
-/// Pictures that the fast decoder makes at once: 7 latent frames and one on either side.
-const DECODER_FRAMES: u64 = 9 * TIME_STRIDE as u64;
+const MIB: u64 = 1 << 20;
+/// What the process may hold more than was planned: what the allocator keeps, and what writes the file.
+const DRIFT: u64 = 32 * MIB;
 
 /// One stage that runs a transformer or a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +34,7 @@ pub struct StageEstimate {
     pub operations: f64,
     /// Bytes of weights in memory at once.
     pub weights: u64,
-    /// Bytes of everything else, about.
+    /// Bytes of everything else that the stage holds at its most.
     pub activations: u64,
     /// How a transformer is kept in memory.
     pub memory: Option<MemoryPlan>,
@@ -49,61 +45,61 @@ pub struct StageEstimate {
 pub struct Estimate {
     /// In the order in which they run.
     pub stages: Vec<StageEstimate>,
+    /// Bytes that the program holds whatever runs.
+    pub held: u64,
+}
+
+/// What is asked for beside a plan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// Tokens of the prompt and of the negative one.
+    pub texts: [usize; 2],
+    /// Whether there is a first picture, and a given sound.
+    pub picture: bool,
+    pub sound: bool,
 }
 
 impl Estimate {
-    /// The cost of `plan` with so many tokens of its prompt and of the negative one.
+    /// The cost of `plan`.
     ///
     /// # Errors
-    /// A transformer whose files cannot be used, or that has too little memory.
-    pub fn new(
+    /// Files that cannot be used; a stage that does not fit into the memory that is allowed, and what would be enough.
+    pub(super) fn new(
         plan: &PublicPlan,
         model: &PublicModel,
         transformers: &dyn LoadTransformer,
-        [text, negative]: [usize; 2],
+        asked: Asked,
     ) -> Result<Self> {
-        let request = &plan.request;
-        let mut runs = vec![(
-            "denoise",
-            plan.base_part(),
-            plan.latents,
-            (request.steps, request.guidance),
-        )];
-        if let (Some(to), Some(shape)) = (&request.refine, plan.refined) {
-            runs.push(("refine", to.part, shape, (to.steps, to.guidance)));
+        give_back();
+        let held = in_use();
+        let mut budget = Budget {
+            allowed: transformers.budget(),
+            short: None,
+        };
+        let mut stages = Vec::new();
+        for (name, work) in before(plan, &asked, &texts(plan, &asked)) {
+            stages.push(stage(model, name, work, asked.texts[0])?);
         }
-        let mut stages = vec![text_stage(model, text)];
-        for (name, part, shape, (steps, guidance)) in runs {
-            let files = model.transformer(part)?;
-            let config = model.transformer_config(part, &files)?;
-            let guided = guidance != 1.0;
-            let passes = steps * if guided { 2 } else { 1 };
-            let texts = [text, negative];
-            let texts = if guided { &texts[..] } else { &texts[..1] };
-            let memory = transformers.plan(model, part, longest(shape, texts))?;
-            let tokens = [
-                shape.frames * shape.height * shape.width / 4,
-                shape.audio,
-                text,
-            ];
-            stages.push(StageEstimate {
-                name,
-                part,
-                tokens: Some(tokens),
-                passes,
-                operations: forward_operations(&config, tokens, shape) * passes as f64,
-                weights: memory.weight_bytes(),
-                activations: memory.activation_bytes(),
-                memory: Some(memory),
-            });
+        for run in runs(plan) {
+            stages.extend(run.estimate(model, transformers, (&asked, &mut budget))?);
         }
-        stages.push(decode_stage(plan, model));
-        Ok(Self { stages })
+        for (name, work) in after(plan) {
+            stages.push(stage(model, name, work, 0)?);
+        }
+        for stage in stages.iter().filter(|stage| stage.memory.is_none()) {
+            let needed = held + stage.weights + stage.activations + DRIFT;
+            budget.take(stage.part, needed);
+        }
+        budget.check()?;
+        Ok(Self { stages, held })
     }
 
     /// Bytes in memory at once, at the most.
     pub fn peak(&self) -> u64 {
-        let bytes = self.stages.iter().map(|s| s.weights + s.activations);
+        let bytes = self.stages.iter().map(|stage| match &stage.memory {
+            Some(plan) => plan.peak(),
+            None => self.held + stage.weights + stage.activations,
+        });
         bytes.max().unwrap_or(0)
     }
 
@@ -111,6 +107,182 @@ impl Estimate {
     pub fn operations(&self) -> f64 {
         self.stages.iter().map(|stage| stage.operations).sum()
     }
+}
+
+/// What is allowed, and the stage that needs most beyond it.
+struct Budget {
+    allowed: Option<u64>,
+    short: Option<(Part, u64)>,
+}
+
+impl Budget {
+    fn take(&mut self, part: Part, needed: u64) {
+        let beyond = self.allowed.is_some_and(|allowed| needed > allowed);
+        if beyond && self.short.is_none_or(|(_, most)| needed > most) {
+            self.short = Some((part, needed));
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        match (self.allowed, self.short) {
+            (Some(allowed), Some((part, needed))) => Err(too_little(allowed, part, needed).into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What to say where `--memory` is too little.
+pub(super) fn too_little(allowed: u64, part: Part, needed: u64) -> UserError {
+    let least = needed.div_ceil(MIB);
+    UserError::new(
+        format!(
+            "--memory: {} MiB are too few for this clip with {}",
+            allowed / MIB,
+            part.folder()
+        ),
+        format!("the least possible is --memory {least}MiB; a smaller or shorter clip needs less"),
+    )
+}
+
+/// One transformer's work.
+struct Run {
+    name: &'static str,
+    part: Part,
+    shape: LatentShape,
+    steps: usize,
+    guided: bool,
+}
+
+fn runs(plan: &PublicPlan) -> Vec<Run> {
+    let request = &plan.request;
+    let mut runs = vec![Run {
+        name: "denoise",
+        part: plan.base_part(),
+        shape: plan.latents,
+        steps: request.steps,
+        guided: request.guidance != 1.0,
+    }];
+    if let (Some(to), Some(shape)) = (&request.refine, plan.refined) {
+        runs.push(Run {
+            name: "refine",
+            part: to.part,
+            shape,
+            steps: to.steps,
+            guided: to.guidance != 1.0,
+        });
+    }
+    runs
+}
+
+impl Run {
+    /// Nothing where there is too little memory, which `budget` then knows.
+    fn estimate(
+        &self,
+        model: &PublicModel,
+        transformers: &dyn LoadTransformer,
+        (asked, budget): (&Asked, &mut Budget),
+    ) -> Result<Option<StageEstimate>> {
+        let (part, shape) = (self.part, self.shape);
+        let files = model.transformer(part)?;
+        let config = model.transformer_config(part, &files)?;
+        let texts = match self.guided {
+            true => &asked.texts[..],
+            false => &asked.texts[..1],
+        };
+        let memory = match transformers.plan(model, part, longest(shape, texts)) {
+            Ok(memory) => memory,
+            Err(EngineError::Model(ModelError::Memory { needed, .. })) => {
+                budget.take(part, needed + DRIFT);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let tokens = [
+            shape.frames * shape.height * shape.width / 4,
+            shape.audio,
+            asked.texts[0],
+        ];
+        let passes = self.steps * if self.guided { 2 } else { 1 };
+        Ok(Some(StageEstimate {
+            name: self.name,
+            part,
+            tokens: Some(tokens),
+            passes,
+            operations: forward_operations(&config, tokens, shape) * passes as f64,
+            weights: memory.weight_bytes(),
+            activations: memory.activation_bytes(),
+            memory: Some(memory),
+        }))
+    }
+}
+
+/// Tokens of the texts that are encoded.
+fn texts(plan: &PublicPlan, asked: &Asked) -> Vec<usize> {
+    let guided = runs(plan).iter().any(|run| run.guided);
+    asked.texts[..if guided { 2 } else { 1 }].to_vec()
+}
+
+/// The stages before the transformer.
+fn before<'a>(
+    plan: &PublicPlan,
+    asked: &Asked,
+    texts: &'a [usize],
+) -> Vec<(&'static str, Work<'a>)> {
+    let mut stages = vec![("encode text", Work::Texts(texts))];
+    if asked.picture {
+        let largest = plan.refined.unwrap_or(plan.latents);
+        stages.push(("encode picture", Work::EncodePicture(pixels(largest))));
+    }
+    if asked.sound {
+        stages.push(("encode sound", Work::EncodeSound(plan.latents.audio)));
+    }
+    stages
+}
+
+/// The stages after it.
+fn after(plan: &PublicPlan) -> Vec<(&'static str, Work<'static>)> {
+    let grid = plan.refined.unwrap_or(plan.latents);
+    let mut stages = Vec::new();
+    if plan.request.audio {
+        stages.push(("decode sound", Work::DecodeSound(grid.audio)));
+    }
+    let pictures = match plan.request.decoder {
+        Decoder::Fast => Work::FastDecode(grid.height, grid.width),
+        Decoder::Exact => Work::ExactDecode(pixels(grid)),
+    };
+    stages.push(("decode", pictures));
+    stages
+}
+
+fn pixels(grid: LatentShape) -> usize {
+    grid.width * grid.height * SPACE_STRIDE * SPACE_STRIDE
+}
+
+/// A stage around the transformer.
+fn stage(
+    model: &PublicModel,
+    name: &'static str,
+    work: Work,
+    text: usize,
+) -> Result<StageEstimate> {
+    let (part, bytes) = (work.part(), model.stage_bytes(work)?);
+    let (tokens, operations) = match work {
+        Work::Texts(texts) => {
+            let all = texts.iter().sum::<usize>() as f64;
+            (Some([0, 0, text]), 2.0 * parameters(model, part) * all)
+        }
+        _ => (None, 0.0),
+    };
+    Ok(StageEstimate {
+        name,
+        part,
+        tokens,
+        passes: 1,
+        operations,
+        weights: bytes.weights,
+        activations: bytes.activations,
+        memory: None,
+    })
 }
 
 /// Operations of one run of a transformer.
@@ -134,52 +306,12 @@ fn forward_operations(config: &DitConfig, tokens: [usize; 3], shape: LatentShape
     config.layers.iter().map(layer).sum()
 }
 
-/// The text encoder reads its layers as it uses them; about a fortieth of it is in memory.
-fn text_stage(model: &PublicModel, text: usize) -> StageEstimate {
-    let (parameters, bytes) = stored(model, Part::TextEncoder);
-    StageEstimate {
-        name: "encode text",
-        part: Part::TextEncoder,
-        tokens: Some([0, 0, text]),
-        passes: 1,
-        operations: 2.0 * parameters as f64 * text as f64,
-        weights: bytes / 40,
-        activations: 0,
-        memory: None,
-    }
-}
-
-fn decode_stage(plan: &PublicPlan, model: &PublicModel) -> StageEstimate {
-    use super::plan::Decoder;
-    let part = match plan.request.decoder {
-        Decoder::Fast => Part::FastDecoder,
-        Decoder::Exact => Part::VideoAutoencoder,
-    };
-    let grid = plan.refined.unwrap_or(plan.latents);
-    let pixels = (grid.width * grid.height * SPACE_STRIDE * SPACE_STRIDE) as u64;
-    let frames = match plan.request.decoder {
-        Decoder::Fast => DECODER_FRAMES,
-        Decoder::Exact => TIME_STRIDE as u64,
-    };
-    StageEstimate {
-        name: "decode",
-        part,
-        tokens: None,
-        passes: 1,
-        operations: 0.0,
-        weights: stored(model, part).1,
-        activations: pixels * frames * DECODER_NUMBERS * F32 / SPACE_STRIDE as u64,
-        memory: None,
-    }
-}
-
-/// Parameters and bytes of a part, 0 where it is not there.
-fn stored(model: &PublicModel, part: Part) -> (u64, u64) {
-    let states = model.inventory().into_iter();
-    let mut states = states.filter(|(of, _)| *of == part);
-    match states.next() {
-        Some((_, PartState::Present(inventory))) => (inventory.parameters, inventory.bytes),
-        _ => (0, 0),
+/// Parameters of a part, 0 where it is not there.
+fn parameters(model: &PublicModel, part: Part) -> f64 {
+    let mut states = model.inventory().into_iter();
+    match states.find(|(of, _)| *of == part) {
+        Some((_, PartState::Present(inventory))) => inventory.parameters as f64,
+        _ => 0.0,
     }
 }
 

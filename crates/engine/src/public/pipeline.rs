@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 use gallop_core::{Audio, Frame, LatentShape, PixelSize};
 use gallop_diffusion::{Guidance, Scale, flow_sigmas, gaussian, unipc, zero_snr_table};
 use gallop_kernels::Precision;
+use gallop_model::ModelError;
 use gallop_model::public::oobleck::encode_wave;
 use gallop_model::public::refine::{enlarge, renoise, renoise_audio};
 use gallop_model::public::t5gemma::{MAX_TEXT_TOKENS, Text, pad_features};
@@ -12,14 +13,14 @@ use gallop_model::public::{Part, PartState, Picture, PublicError, PublicModel};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use super::estimate::Estimate;
+use super::estimate::{Asked, Estimate};
 use super::field::{Given, Velocity, longest};
 use super::plan::{AUDIO_CHANNELS, Decoder, PublicPlan, Refine};
 use super::prompt::NEGATIVE_PROMPT;
 use super::sound::{sound_for_encoder, wave_to_audio};
 use super::transformer::{LoadTransformer, check_shapes};
 use super::watch::Watch;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::generate::Sink;
 
 /// Shift of the sigma schedule, of the base, distilled and refining transformers alike.
@@ -81,7 +82,8 @@ impl PublicPipeline<'_> {
         sink: &mut dyn Sink,
         watch: Watch,
     ) -> Result<usize> {
-        self.check(&plan.parts(inputs.picture.is_some(), inputs.sound.is_some()))?;
+        let parts = plan.parts(inputs.picture.is_some(), inputs.sound.is_some());
+        check_parts(self.model, &parts)?;
         let mut noise = gaussian_noise(plan.request.seed);
         let latents = self.latents(plan, inputs, &mut noise, watch)?;
         if plan.request.audio {
@@ -124,53 +126,24 @@ impl PublicPipeline<'_> {
         Ok(Latents { video, ..latents })
     }
 
-    /// Says of the parts what can be seen without reading them through: whether all files are there, whole,
-    /// and hold weights of the right shapes.
+    /// What the clip of `plan` will cost, and whether every stage fits into the memory that is allowed.
     ///
     /// # Errors
-    /// The first part that cannot be used, and where to get it.
-    pub fn check(&self, parts: &[Part]) -> Result<()> {
-        let states = self.model.inventory();
-        for &part in parts {
-            let state = states.iter().find(|(of, _)| *of == part);
-            let again = format!("get it from {} on Hugging Face", part.origin());
-            match state {
-                Some((_, PartState::Present(_))) => {}
-                Some((_, PartState::Missing(path))) => {
-                    let what = format!("{} ({}) is missing: {again}", path.display(), part.title());
-                    return Err(PublicError::Input(what).into());
-                }
-                Some((_, PartState::Broken(why))) => {
-                    let what = format!("{}: {why}: {again}", part.title());
-                    return Err(PublicError::Input(what).into());
-                }
-                None => {}
-            }
-            if is_transformer(part) {
-                let files = self.model.transformer(part)?;
-                let config = self.model.transformer_config(part, &files)?;
-                check_shapes(&files, &config).map_err(|error| {
-                    let what = format!("{} ({}): {error}: {again}", part.folder(), part.title());
-                    PublicError::Input(what)
-                })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the clip of `plan` will cost.
-    ///
-    /// # Errors
-    /// A text encoder or a transformer that is missing or broken; memory in which a transformer cannot run.
-    pub fn estimate(&self, plan: &PublicPlan) -> Result<Estimate> {
-        let text = self.model.text()?;
+    /// A part that is missing or broken; memory in which a stage cannot run, and what would be enough.
+    pub fn estimate(&self, plan: &PublicPlan, inputs: Inputs) -> Result<Estimate> {
+        let text = self.model.text();
+        let text = text.map_err(|error| of_part(Part::TextEncoder, error))?;
         let count = |prompt: &str| -> Result<usize> {
             let ids = text.tokenizer().encode(prompt)?;
             Ok(ids.len().min(MAX_TEXT_TOKENS))
         };
-        let texts = [count(&plan.request.prompt)?, count(NEGATIVE_PROMPT)?];
+        let asked = Asked {
+            texts: [count(&plan.request.prompt)?, count(NEGATIVE_PROMPT)?],
+            picture: inputs.picture.is_some(),
+            sound: inputs.sound.is_some(),
+        };
         drop(text);
-        Estimate::new(plan, self.model, self.transformers, texts)
+        Estimate::new(plan, self.model, self.transformers, asked)
     }
 
     /// The features `[L, D]` of the prompt and, where any stage is guided, of the negative prompt.
@@ -179,7 +152,8 @@ impl PublicPipeline<'_> {
     /// When the text encoder is missing or broken.
     pub fn encode_text(&self, plan: &PublicPlan, watch: Watch) -> Result<Vec<Tensor>> {
         watch.stage("encode text", 1)?;
-        let stage = self.model.text()?;
+        let damaged = |error| of_part(Part::TextEncoder, error);
+        let stage = self.model.text().map_err(damaged)?;
         let ids = stage.tokenizer().encode(&plan.request.prompt)?;
         if ids.len() > MAX_TEXT_TOKENS {
             let note = "the prompt is longer than the 640 tokens that the model reads; its end is left out";
@@ -190,7 +164,8 @@ impl PublicPipeline<'_> {
         if plan.request.guidance != 1.0 || refined != 1.0 {
             texts.push(Text::new(stage.tokenizer().encode(NEGATIVE_PROMPT)?));
         }
-        let features = stage.encoder(self.precision)?.encode(&texts)?;
+        let encoder = stage.encoder(self.precision).map_err(damaged)?;
+        let features = encoder.encode(&texts).map_err(damaged)?;
         watch.progress.at(1);
         let cut = |features: &Tensor| {
             let (features, counted) = pad_features(features, MAX_TEXT_TOKENS)?;
@@ -211,7 +186,8 @@ impl PublicPipeline<'_> {
         watch: Watch,
     ) -> Result<Vec<Tensor>> {
         watch.stage("encode picture", sizes.len())?;
-        let encoder = self.model.video_encoder(self.precision)?;
+        let encoder = self.model.video_encoder(self.precision);
+        let encoder = encoder.map_err(|error| of_part(Part::VideoAutoencoder, error))?;
         let from = picture.size;
         let picture = Picture::new(from.width, from.height, picture.rgb.clone())?;
         let encode = |size: &LatentShape| {
@@ -234,7 +210,8 @@ impl PublicPipeline<'_> {
         watch: Watch,
     ) -> Result<Tensor> {
         watch.stage("encode sound", 1)?;
-        let encoder = self.model.audio_encoder(Precision::F32)?;
+        let encoder = self.model.audio_encoder(Precision::F32);
+        let encoder = encoder.map_err(|error| of_part(Part::AudioAutoencoder, error))?;
         let wave = sound_for_encoder(sound, plan.request.duration)?;
         Ok(encode_wave(&encoder, &wave, &mut |shape| {
             Ok(noise(shape)?)
@@ -339,7 +316,8 @@ impl PublicPipeline<'_> {
         let lengths = text.iter().map(|text| text.dim(0));
         let lengths = lengths.collect::<candle_core::Result<Vec<_>>>()?;
         let tokens = longest(shape, &lengths);
-        let mut transformer = (self.transformers).load(self.model, part, tokens, watch.progress)?;
+        let transformer = (self.transformers).load(self.model, part, tokens, watch.progress);
+        let mut transformer = transformer.map_err(|error| of_part(part, error))?;
         let width = transformer.config().text.channels;
         if text.iter().any(|text| text.dims().last() != Some(&width)) {
             let what = format!(
@@ -356,7 +334,7 @@ impl PublicPipeline<'_> {
             Ok(made) => made,
             Err(error) => {
                 return Err(match field.failed.take() {
-                    Some(why) => watch.or_cancelled(why),
+                    Some(why) => of_part(part, watch.or_cancelled(why)),
                     None => watch.or_cancelled(error),
                 });
             }
@@ -385,7 +363,8 @@ impl PublicPipeline<'_> {
     /// # Errors
     /// When the audio decoder is missing or broken.
     pub fn decode_wave(&self, latents: &Tensor) -> Result<Tensor> {
-        let decoder = self.model.audio_decoder(Precision::F32)?;
+        let decoder = self.model.audio_decoder(Precision::F32);
+        let decoder = decoder.map_err(|error| of_part(Part::AudioAutoencoder, error))?;
         Ok(decoder.decode(latents)?)
     }
 
@@ -420,7 +399,13 @@ impl PublicPipeline<'_> {
         });
         match (refused, decoded) {
             (Some(error), _) => Err(error.into()),
-            (None, Err(error)) => Err(watch.or_cancelled(error)),
+            (None, Err(error)) => {
+                let part = match plan.request.decoder {
+                    Decoder::Fast => Part::FastDecoder,
+                    Decoder::Exact => Part::VideoAutoencoder,
+                };
+                Err(of_part(part, watch.or_cancelled(error)))
+            }
             (None, Ok(())) => Ok(done),
         }
     }
@@ -450,9 +435,66 @@ impl PublicPipeline<'_> {
     }
 }
 
-fn is_transformer(part: Part) -> bool {
-    use Part::{Base, Distilled, Super540p, Super1080p};
-    matches!(part, Base | Distilled | Super540p | Super1080p)
+/// Says of the parts what can be seen without reading them through: whether all files are there, whole,
+/// and hold weights of the right shapes.
+///
+/// # Errors
+/// The first part that cannot be used, and where to get it.
+pub fn check_parts(model: &PublicModel, parts: &[Part]) -> Result<()> {
+    let states = model.inventory();
+    for &part in parts {
+        let state = states.iter().find(|(of, _)| *of == part);
+        let again = format!("get it from {} on Hugging Face", part.origin());
+        match state {
+            Some((_, PartState::Present(_))) => {}
+            Some((_, PartState::Missing(path))) => {
+                let what = format!("{} ({}) is missing: {again}", path.display(), part.title());
+                return Err(PublicError::Input(what).into());
+            }
+            Some((_, PartState::Broken(why))) => {
+                let what = format!("{}: {why}: {again}", part.title());
+                return Err(PublicError::Input(what).into());
+            }
+            None => {}
+        }
+        check_part(model, part).map_err(|error| of_part(part, error))?;
+    }
+    Ok(())
+}
+
+/// An error about files of a part says whose they are and where to get them.
+fn of_part(part: Part, error: impl Into<EngineError>) -> EngineError {
+    use ModelError::{Config, Format, Missing, Shape, Tokenizer};
+    let error = error.into();
+    let model = match &error {
+        EngineError::Model(error) | EngineError::Public(PublicError::Model(error)) => Some(error),
+        EngineError::Public(PublicError::NotFinite { .. } | PublicError::Pickle(_)) => None,
+        _ => return error,
+    };
+    let of_files = |error: &ModelError| {
+        matches!(
+            error,
+            Config(_) | Format { .. } | Missing(_) | Shape { .. } | Tokenizer(_)
+        )
+    };
+    let said = error.to_string();
+    if model.is_some_and(|error| !of_files(error)) || said.contains(part.origin()) {
+        return error;
+    }
+    let (folder, title, origin) = (part.folder(), part.title(), part.origin());
+    PublicError::Input(format!(
+        "{folder} ({title}): {said}: get it from {origin} on Hugging Face"
+    ))
+    .into()
+}
+
+fn check_part(model: &PublicModel, part: Part) -> gallop_model::public::Result<()> {
+    if !part.is_transformer() {
+        return model.check_shapes(part);
+    }
+    let files = model.transformer(part)?;
+    let config = model.transformer_config(part, &files)?;
+    Ok(check_shapes(&files, &config)?)
 }
 
 fn video(shape: LatentShape) -> [usize; 4] {

@@ -10,13 +10,14 @@ use gallop_model::{
     ModelError, WeightFiles, Weights,
     dit::{Batch, Dit, DitConfig, MemoryPlan, MemoryRequest, Outputs},
     lora::{Lora, open_loras},
-    memory::{available, in_use},
+    memory::{available, give_back, in_use},
     public::{Part, PublicError, PublicModel, manifest},
 };
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use crate::error::Result;
+use super::estimate::too_little;
+use crate::error::{EngineError, Result};
 
 /// Numbers looked at by one thread at a time.
 const RUN: usize = 1 << 20;
@@ -25,8 +26,6 @@ const SHARE: f64 = 0.8;
 /// Where the layers' weights are; their matrices are checked when they are first read.
 const LAYERS: &str = "block.layers.";
 const MIB: u64 = 1 << 20;
-/// What the process may hold more when a transformer is loaded than when that was planned.
-const DRIFT: u64 = 32 * MIB;
 
 /// A transformer that can be run: its weights in memory, read as they are used, or in fewer bits.
 pub trait Transformer {
@@ -75,8 +74,11 @@ pub trait LoadTransformer {
     /// What loading it would take now.
     ///
     /// # Errors
-    /// As [`Self::load`], as far as headers tell.
+    /// As [`Self::load`], as far as headers tell; [`ModelError::Memory`] where less is allowed than is needed.
     fn plan(&self, model: &PublicModel, part: Part, tokens: usize) -> Result<MemoryPlan>;
+
+    /// Bytes that the process may hold at any time, if anybody says.
+    fn budget(&self) -> Option<u64>;
 }
 
 /// Uses weights where they lie in mapped files. As many layers stay in memory as fit; the others are read in each
@@ -148,33 +150,17 @@ impl Planned {
         (weights, config): (&Weights, &DitConfig),
         tokens: usize,
     ) -> Result<MemoryPlan> {
+        // What earlier stages freed is no longer held.
+        give_back();
         let free = || available().map(|bytes| in_use() + (bytes as f64 * SHARE) as u64);
         let budget = self.budget.or_else(free);
         let plan = MemoryPlan::new(config, weights, MemoryRequest::new(budget, tokens));
         plan.map_err(|error| match error {
-            ModelError::Memory { allowed, needed } => self.too_little(part, allowed, needed).into(),
+            ModelError::Memory { allowed, needed } if self.budget.is_none() => {
+                too_little_free(part, allowed, needed).into()
+            }
             error => error.into(),
         })
-    }
-
-    fn too_little(&self, part: Part, allowed: u64, needed: u64) -> UserError {
-        let least = (needed + DRIFT).div_ceil(MIB);
-        let (allowed, part) = (allowed / MIB, part.folder());
-        match self.budget {
-            Some(_) => UserError::new(
-                format!("--memory: {allowed} MiB are too few for this clip with {part}"),
-                format!(
-                    "the least possible is --memory {least}MiB; a smaller or shorter clip needs less"
-                ),
-            ),
-            None => UserError::new(
-                format!(
-                    "too little memory is free: {part} needs {least} MiB for this clip, and four fifths of what \
-                     is free are {allowed} MiB"
-                ),
-                format!("end other programs, or allow as much with --memory {least}MiB"),
-            ),
-        }
     }
 }
 
@@ -187,7 +173,13 @@ impl LoadTransformer for Planned {
         progress: &dyn Progress,
     ) -> Result<Box<dyn Transformer>> {
         let (weights, config) = self.weights(model, part)?;
-        let plan = self.plan_for(part, (&weights, &config), tokens)?;
+        let plan = self.plan_for(part, (&weights, &config), tokens);
+        let plan = plan.map_err(|error| match error {
+            EngineError::Model(ModelError::Memory { allowed, needed }) => {
+                too_little(allowed, part, needed).into()
+            }
+            error => error,
+        })?;
         progress.note(&format!("{}: {plan}", part.folder()));
         let dit = Dit::planned(&config, &weights, &plan)?.with_precision(self.precision);
         Ok(Box::new(dit))
@@ -197,6 +189,22 @@ impl LoadTransformer for Planned {
         let (weights, config) = self.weights(model, part)?;
         self.plan_for(part, (&weights, &config), tokens)
     }
+
+    fn budget(&self) -> Option<u64> {
+        self.budget
+    }
+}
+
+fn too_little_free(part: Part, allowed: u64, needed: u64) -> UserError {
+    let least = needed.div_ceil(MIB);
+    UserError::new(
+        format!(
+            "too little memory is free: {} needs {least} MiB for this clip, and four fifths of what is free are {} MiB",
+            part.folder(),
+            allowed / MIB
+        ),
+        format!("end other programs, or allow as much with --memory {least}MiB"),
+    )
 }
 
 /// Every weight that the configuration asks for is there and of its shape: known before hours of work.

@@ -6,16 +6,11 @@ use super::DitConfig;
 use super::block::{self, Block};
 use super::matrix::{Form, Weight};
 use crate::error::{ModelError, Result};
-use crate::memory::{in_use, readable};
+use crate::memory::{in_use, kernel_bytes, readable};
 use crate::weights::Weights;
 
 /// Bytes of an activation.
 const F32: u64 = 4;
-/// Bytes that the kernels hold beside their inputs and outputs: a packed operand, and blocks a thread. Counting packed
-/// operands by their sizes was tried: plans came out up to 6% short.
-const PACKED: u64 = 64 << 20;
-/// See [`PACKED`].
-const PACKED_PER_THREAD: u64 = 8 << 20;
 
 /// What a transformer may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,8 +209,7 @@ fn activations(config: &DitConfig, tokens: usize) -> (u64, usize) {
         (l * F32 * 3 * d + chunk as u64 * row, chunk)
     });
     let (mlp, chunk) = widest.max().unwrap_or_default();
-    let kernels = PACKED + PACKED_PER_THREAD * rayon::current_num_threads() as u64;
-    (attention.max(mlp) + kernels, chunk)
+    (attention.max(mlp) + kernel_bytes(), chunk)
 }
 
 impl fmt::Display for MemoryPlan {

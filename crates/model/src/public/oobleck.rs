@@ -112,6 +112,11 @@ impl OobleckConfig {
         Self::parse(Self::PUBLIC_JSON).expect("the embedded configuration is known here")
     }
 
+    /// Samples that each stage shortens by, from the wave's side.
+    pub(super) fn strides(&self) -> Vec<usize> {
+        self.decoder.config.strides.clone()
+    }
+
     pub(super) fn encoder_widths(&self) -> AudioWidths {
         self.encoder.config.widths()
     }

@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 
 use super::error::{PublicError, Result};
-use crate::{error::ModelError, pickle::PickleFile, weights::WeightFiles};
+use crate::{
+    error::ModelError,
+    numbers::{self, with_numbers},
+    pickle::PickleFile,
+    weights::WeightFiles,
+};
 
 /// Named tensors: a file, several files, or memory.
 pub trait TensorSource: Send + Sync {
@@ -118,6 +123,8 @@ impl TensorSource for WeightFiles {
             let beyond = || PublicError::Input(format!("{name} has no row {row}"));
             chosen.extend_from_slice(bytes.ok_or_else(beyond)?);
         }
+        // The pages around the rows are not needed in memory.
+        self.release(name);
         let dtype = DType::try_from(dtype)?;
         Ok(Tensor::from_raw_buffer(
             &chosen,
@@ -219,10 +226,7 @@ impl<'a> Checkpoint<'a> {
     /// When it is missing, cannot be read, or holds what is no number.
     pub fn f32(&self, name: &str) -> Result<Tensor> {
         let name = self.name(name);
-        let tensor = self.source.tensor(&name)?.to_dtype(DType::F32)?;
-        finite(&tensor)
-            .then_some(tensor)
-            .ok_or(PublicError::NotFinite { name })
+        finite(self.source.tensor(&name)?.to_dtype(DType::F32)?, name)
     }
 
     /// As [`Checkpoint::f32`], of this shape.
@@ -237,13 +241,13 @@ impl<'a> Checkpoint<'a> {
     /// A matrix for products: bfloat16 stays as it is, anything else becomes 32-bit floats.
     ///
     /// # Errors
-    /// When it is missing, of another shape, or cannot be read.
+    /// When it is missing, of another shape, cannot be read, or holds what is no number.
     pub fn matrix(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.expect(name, shape)?;
         let full = self.name(name);
         let tensor = self.source.tensor(&full)?;
         match tensor.dtype() {
-            DType::BF16 => Ok(tensor),
+            DType::BF16 => finite(tensor, full),
             _ => self.f32(name),
         }
     }
@@ -251,10 +255,10 @@ impl<'a> Checkpoint<'a> {
     /// Some rows of a matrix in 32-bit floats.
     ///
     /// # Errors
-    /// When it is missing, cannot be read, or a row is beyond its end.
+    /// When it is missing, cannot be read, a row is beyond its end, or holds what is no number.
     pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Tensor> {
-        let tensor = self.source.rows(&self.name(name), rows)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+        let name = self.name(name);
+        finite(self.source.rows(&name, rows)?.to_dtype(DType::F32)?, name)
     }
 
     pub(super) fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
@@ -275,13 +279,10 @@ impl<'a> Checkpoint<'a> {
     }
 }
 
-fn finite(tensor: &Tensor) -> bool {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(values)) => match layout.contiguous_offsets() {
-            Some((start, end)) => values[start..end].iter().all(|value| value.is_finite()),
-            None => values.iter().all(|value| value.is_finite()),
-        },
-        _ => true,
+/// The tensor `name`, if it holds numbers only.
+fn finite(tensor: Tensor, name: String) -> Result<Tensor> {
+    match with_numbers(&tensor, |numbers| Ok(numbers::finite(&numbers)))? {
+        true => Ok(tensor),
+        false => Err(PublicError::NotFinite { name }),
     }
 }

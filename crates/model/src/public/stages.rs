@@ -52,11 +52,19 @@ impl PublicModel {
         let part = Part::TextEncoder;
         let folder = self.require(part)?;
         self.require_file(part, "tokenizer.json")?;
+        let (config, files) = self.text_files()?;
         Ok(TextStage {
-            config: T5GemmaConfig::parse(&read(&self.require_file(part, "config.json")?)?)?,
+            config,
             tokenizer: GemmaTokenizer::open(&folder)?,
-            files: WeightFiles::open(&folder)?,
+            files,
         })
+    }
+
+    /// The text encoder's configuration and weights.
+    pub(super) fn text_files(&self) -> Result<(T5GemmaConfig, WeightFiles)> {
+        let part = Part::TextEncoder;
+        let config = T5GemmaConfig::parse(&read(&self.require_file(part, "config.json")?)?)?;
+        Ok((config, WeightFiles::open(&self.require(part)?)?))
     }
 
     /// A transformer's files: of the base, distilled or a super-resolution part.
@@ -90,9 +98,7 @@ impl PublicModel {
     /// # Errors
     /// When a file is missing, or not what it should be.
     pub fn fast_video_decoder(&self, precision: Precision) -> Result<TurboDecoder> {
-        let part = Part::FastDecoder;
-        let config = TurboConfig::parse(&read(&self.require_file(part, FAST_DECODER_CONFIG)?)?)?;
-        let file = unwrap_checkpoint(self.pickle(part, FAST_DECODER_WEIGHTS)?);
+        let (config, file) = self.fast()?;
         let weights = Checkpoint::new(&file);
         TurboDecoder::load(&weights, config, LatentStats::public()?, precision)
     }
@@ -115,7 +121,14 @@ impl PublicModel {
         OobleckDecoder::load(&Checkpoint::new(&files), &config, precision)
     }
 
-    fn audio(&self) -> Result<(OobleckConfig, Renamed<WeightFiles>)> {
+    pub(super) fn fast(&self) -> Result<(TurboConfig, Renamed<PickleFile>)> {
+        let part = Part::FastDecoder;
+        let config = TurboConfig::parse(&read(&self.require_file(part, FAST_DECODER_CONFIG)?)?)?;
+        let file = self.pickle(part, FAST_DECODER_WEIGHTS)?;
+        Ok((config, unwrap_checkpoint(file)))
+    }
+
+    pub(super) fn audio(&self) -> Result<(OobleckConfig, Renamed<WeightFiles>)> {
         let part = Part::AudioAutoencoder;
         let config = OobleckConfig::parse(&read(&self.require_file(part, AUDIO_CONFIG)?)?)?;
         let files = WeightFiles::open(&self.require_file(part, AUDIO_WEIGHTS)?)?;
@@ -123,7 +136,7 @@ impl PublicModel {
         Ok((config, Renamed::new(files, rename)))
     }
 
-    fn pickle(&self, part: Part, file: &str) -> Result<PickleFile> {
+    pub(super) fn pickle(&self, part: Part, file: &str) -> Result<PickleFile> {
         let path = self.require_file(part, file)?;
         Ok(PickleFile::open(&path).map_err(|error| ModelError::format(&path, error))?)
     }

@@ -8,8 +8,9 @@ mod config;
 
 use std::ops::Range;
 
-use blocks::{Block, Common, NORM_EPS, TimeConv};
+use blocks::{Block, Loader, Memory, NORM_EPS, RUN_BYTES, Run, TimeConv};
 use candle_core::Tensor;
+use config::Enlarge;
 pub use config::TurboConfig;
 use gallop_kernels::{Precision, silu};
 
@@ -31,6 +32,15 @@ pub struct TurboDecoder {
     output: TimeConv,
     stats: LatentStats,
     config: TurboConfig,
+    slots: usize,
+    run_bytes: u64,
+}
+
+/// One window on its way through the decoder.
+struct Pass<'a> {
+    memory: Memory,
+    /// Takes pictures `[t, H, W, 3]`, in order.
+    sink: &'a mut dyn FnMut(Tensor) -> Result<()>,
 }
 
 /// One window of a clip: which latent frames go in, and which pictures of the result count.
@@ -66,9 +76,10 @@ impl TurboDecoder {
         stats: LatentStats,
         precision: Precision,
     ) -> Result<Self> {
-        let common = Common {
+        let mut loader = Loader {
             precision,
             shortcut_eps: config.resnet_norm_eps,
+            slots: 0,
         };
         let weights = weights.at("decoder");
         let middle = config.middle();
@@ -76,7 +87,7 @@ impl TurboDecoder {
         let mut blocks = Vec::new();
         for (i, block) in config.blocks().into_iter().enumerate() {
             let weights = weights.at("up_blocks").at(i);
-            blocks.push(Block::load(&weights, channels, block, common)?);
+            blocks.push(Block::load(&weights, channels, block, &mut loader)?);
             channels = block.out_channels;
         }
         let mut shuffle = None;
@@ -86,20 +97,18 @@ impl TurboDecoder {
             shuffle = Some((norm, conv.padded(&[(1, 1), (1, 1)])));
             channels /= config.patch_size * config.patch_size;
         }
+        let (first, outputs) = (weights.at("mid_block"), middle.out_channels);
         Ok(Self {
-            input: TimeConv::load(&weights.at("conv_in"), false, precision)?,
-            middle: Block::load(
-                &weights.at("mid_block"),
-                middle.out_channels,
-                middle,
-                common,
-            )?,
+            input: TimeConv::load(&weights.at("conv_in"), false, &mut loader)?,
+            middle: Block::load(&first, outputs, middle, &mut loader)?,
             blocks,
             shuffle,
             norm: RmsNorm::plain(channels, NORM_EPS)?,
-            output: TimeConv::load(&weights.at("conv_out"), false, precision)?,
+            output: TimeConv::load(&weights.at("conv_out"), false, &mut loader)?,
             stats,
             config,
+            slots: loader.slots,
+            run_bytes: RUN_BYTES,
         })
     }
 
@@ -117,8 +126,8 @@ impl TurboDecoder {
         Ok(Tensor::cat(&pictures, 0)?)
     }
 
-    /// As [`TurboDecoder::decode`], but hands over each window's pictures `[t, H, W, 3]` as soon as
-    /// they are done.
+    /// As [`TurboDecoder::decode`], but hands over pictures `[t, H, W, 3]` as soon as they are done.
+    /// Few frames are in memory at a time, so that it does not grow with the clip.
     ///
     /// # Errors
     /// As [`TurboDecoder::decode`], and what `sink` returns.
@@ -145,29 +154,79 @@ impl TurboDecoder {
         let mut left = (frames - 1) * self.config.temporal_compression_ratio + 1;
         for (i, window) in windows.iter().enumerate() {
             let run = z.narrow(1, window.latents.start, window.latents.len())?;
-            let pictures = self.window(&run.contiguous()?, i == 0)?;
-            let count = pictures.dim(0)? - window.drop.0 - window.drop.1;
-            let count = count.min(left);
-            left -= count;
-            sink(pictures.narrow(0, window.drop.0, count)?.contiguous()?)?;
+            let all = self.pictures(window.latents.len(), i == 0);
+            let counted = window.drop.0..all - window.drop.1;
+            let mut at = 0;
+            self.window(&run.contiguous()?, i == 0, &mut |pictures| {
+                let here = at..at + pictures.dim(0)?;
+                at = here.end;
+                let from = here.start.max(counted.start);
+                let count = here.end.min(counted.end).saturating_sub(from).min(left);
+                left -= count;
+                match count {
+                    0 => Ok(()),
+                    _ => sink(pictures.narrow(0, from - here.start, count)?.contiguous()?),
+                }
+            })?;
         }
         Ok(())
     }
 
-    /// `z` `[1, F, h, w, C]` to `[T, H, W, 3]`.
-    fn window(&self, z: &Tensor, first: bool) -> Result<Tensor> {
-        let mut x = self.middle.apply(&self.input.apply(z)?, first)?;
-        for block in &self.blocks {
-            x = block.apply(&x, first)?;
+    /// Pictures of a window of so many latent frames.
+    fn pictures(&self, latents: usize, first: bool) -> usize {
+        let blocks = self.config.blocks().into_iter();
+        let doubled = blocks.filter(|block| block.enlarge == Enlarge::SpaceAndTime);
+        doubled.fold(latents, |frames, _| 2 * frames - usize::from(first))
+    }
+
+    /// `z` `[1, F, h, w, C]` to pictures.
+    fn window(
+        &self,
+        z: &Tensor,
+        first: bool,
+        sink: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let memory = Memory::new(self.slots, first);
+        let mut pass = Pass { memory, sink };
+        let z = Run {
+            frames: Some(z.clone()),
+            last: true,
+        };
+        for run in z.parts(self.run_bytes)? {
+            let run = self.input.apply(run, &mut pass.memory)?;
+            let run = self.middle.apply(run, &mut pass.memory)?;
+            for part in run.parts(self.run_bytes)? {
+                self.finish(part, 0, &mut pass)?;
+            }
         }
-        if let Some((norm, conv)) = &self.shuffle {
-            let frames = silu(&norm.apply(&x)?)?.squeeze(0)?;
-            x = shuffle(&conv.apply(&frames)?)?.unsqueeze(0)?;
+        Ok(())
+    }
+
+    /// Takes frames from block `at` to pictures, a few at a time: the late blocks, whose frames are largest, never hold
+    /// many.
+    fn finish(&self, run: Run, at: usize, pass: &mut Pass) -> Result<()> {
+        if let Some(block) = self.blocks.get(at) {
+            let run = block.apply(run, &mut pass.memory)?;
+            for part in run.parts(self.run_bytes)? {
+                self.finish(part, at + 1, pass)?;
+            }
+            return Ok(());
         }
-        let x = self.output.apply(&silu(&self.norm.apply(&x)?)?)?;
-        match self.config.use_unpatchify {
-            true => unpatchify(&x),
-            false => Ok(x.squeeze(0)?),
+        let run = run.map(|x| {
+            let x = match &self.shuffle {
+                Some((norm, conv)) => {
+                    let frames = silu(&norm.apply(x)?)?.squeeze(0)?;
+                    shuffle(&conv.apply(&frames)?)?.unsqueeze(0)?
+                }
+                None => x.clone(),
+            };
+            Ok(silu(&self.norm.apply(&x)?)?)
+        })?;
+        let run = self.output.apply(run, &mut pass.memory)?;
+        match run.frames {
+            Some(x) if self.config.use_unpatchify => (pass.sink)(unpatchify(&x)?),
+            Some(x) => (pass.sink)(x.squeeze(0)?),
+            None => Ok(()),
         }
     }
 }
@@ -213,6 +272,32 @@ mod tests {
             ..TurboConfig::default()
         };
         windows(frames, &config)
+    }
+
+    #[test]
+    fn runs_of_one_frame_give_the_same_pictures() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let files = crate::WeightFiles::open(&folder.join("turbo_vaed.safetensors")).unwrap();
+        let json = std::fs::read_to_string(folder.join("turbo_vaed.json")).unwrap();
+        let config = TurboConfig::parse(&json).unwrap();
+        let weights = Renamed::new(files, |name| Some(name.strip_prefix("weights.")?.into()));
+        let device = candle_core::Device::Cpu;
+        let latents = Tensor::randn(0f32, 1.0, (48, 6, 3, 4), &device).unwrap();
+        for precision in [Precision::F32, Precision::Bf16] {
+            let stats = LatentStats::public().unwrap();
+            let weights = Checkpoint::new(&weights);
+            let mut decoder =
+                TurboDecoder::load(&weights, config.clone(), stats, precision).unwrap();
+            let whole = decoder.decode(&latents).unwrap();
+            for bytes in [1, 20_000] {
+                decoder.run_bytes = bytes;
+                let runs = decoder.decode(&latents).unwrap();
+                assert_eq!(runs.dims(), whole.dims());
+                let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>();
+                let error = norm(&(&runs - &whole).unwrap()).unwrap() / norm(&whole).unwrap();
+                assert!(error.sqrt() < 1e-6, "{precision:?} {bytes}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The blocks of the fast decoder: convolutions that see both ways in time.
+//!
+//! A window's frames come in runs; a layer gives each of its frames as soon as it has seen those after it that it
+//! needs, and remembers the few that it needs again. So only runs are in memory, not windows, with the same result.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use gallop_kernels::{Precision, silu, upsample_nearest};
 
 use super::config::{BlockConfig, Enlarge};
@@ -13,26 +16,93 @@ use crate::public::{
 /// Guards the norms of the main path.
 pub(super) const NORM_EPS: f64 = 1e-8;
 
-/// What all blocks of a decoder share.
-#[derive(Clone, Copy)]
-pub(super) struct Common {
+/// What all blocks of a decoder share while they are loaded; hands out places in the [`Memory`].
+pub(super) struct Loader {
     pub(super) precision: Precision,
     pub(super) shortcut_eps: f64,
+    pub(super) slots: usize,
 }
 
-/// A convolution over time and space; time is padded by repeating the first and last frame.
+impl Loader {
+    fn slot(&mut self) -> usize {
+        self.slots += 1;
+        self.slots - 1
+    }
+}
+
+/// What layers keep of a window whose frames come in several runs.
+pub(super) struct Memory {
+    frames: Vec<Option<Tensor>>,
+    /// Frames that a layer which doubles the frame rate still has to leave out.
+    left_out: Vec<usize>,
+}
+
+impl Memory {
+    /// For a window; the clip's first one begins with a frame that is not doubled.
+    pub(super) fn new(slots: usize, first: bool) -> Self {
+        Self {
+            frames: vec![None; slots],
+            left_out: vec![usize::from(first); slots],
+        }
+    }
+}
+
+/// Frames on their way through the layers, in order.
+pub(super) struct Run {
+    /// `[1, T, H, W, C]`; none where a layer waits for later frames.
+    pub(super) frames: Option<Tensor>,
+    /// Whether no more come in this window.
+    pub(super) last: bool,
+}
+
+impl Run {
+    pub(super) fn map(&self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self {
+            frames: self.frames.as_ref().map(f).transpose()?,
+            last: self.last,
+        })
+    }
+
+    /// The same frames in runs of at most so many bytes, or of one frame.
+    pub(super) fn parts(self, run_bytes: u64) -> Result<Vec<Self>> {
+        let Some(x) = &self.frames else {
+            return Ok(vec![self]);
+        };
+        let count = x.dim(1)?;
+        let bytes = (x.elem_count() / count * size_of::<f32>()) as u64;
+        let most = frames_at_once(bytes, run_bytes).min(count);
+        let part = |start: usize| {
+            let frames = x.narrow(1, start, most.min(count - start))?;
+            Ok(Self {
+                frames: Some(frames.contiguous()?),
+                last: self.last && start + most >= count,
+            })
+        };
+        (0..count).step_by(most).map(part).collect()
+    }
+}
+
+/// Bytes of frames that go into a block at once: larger runs are no faster, and only take memory.
+pub(super) const RUN_BYTES: u64 = 32 << 20;
+
+/// How many frames of so many bytes make a run.
+pub(super) fn frames_at_once(bytes: u64, run_bytes: u64) -> usize {
+    (run_bytes / bytes.max(1)).max(1) as usize
+}
+
+/// A convolution over time and space; time is padded by repeating the window's first and last frame.
 pub(super) struct TimeConv {
     /// One convolution, or a depthwise one and one over channels alone.
     convs: Vec<Conv>,
     reach: usize,
+    slot: usize,
+    /// What frames that are kept can be rounded to without changing a product.
+    kept: DType,
 }
 
 impl TimeConv {
-    pub(super) fn load(
-        weights: &Checkpoint,
-        depthwise: bool,
-        precision: Precision,
-    ) -> Result<Self> {
+    pub(super) fn load(weights: &Checkpoint, depthwise: bool, loader: &mut Loader) -> Result<Self> {
+        let precision = loader.precision;
         let first = match depthwise {
             true => Conv::load(&weights.at("depthwise_conv"), precision)?.depthwise(),
             false => Conv::load(&weights.at("conv"), precision)?,
@@ -42,23 +112,53 @@ impl TimeConv {
         if depthwise {
             convs.push(Conv::load(&weights.at("pointwise_conv"), precision)?);
         }
-        Ok(Self { convs, reach })
+        Ok(Self {
+            convs,
+            reach,
+            slot: loader.slot(),
+            kept: match (precision, depthwise) {
+                (Precision::Bf16, false) => DType::BF16,
+                _ => DType::F32,
+            },
+        })
     }
 
-    /// `x` `[1, T, H, W, Cin]` to `[1, T, H, W, Cout]`.
-    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = match self.reach {
-            0 => x.clone(),
-            reach => {
-                let first = x.narrow(1, 0, 1)?;
-                let last = x.narrow(1, x.dim(1)? - 1, 1)?;
-                let mut frames = vec![first; reach];
-                frames.push(x.clone());
-                frames.extend(std::iter::repeat_n(last, reach));
-                Tensor::cat(&frames, 1)?
-            }
-        };
-        for conv in &self.convs {
+    /// Frames of Cin channels to frames of Cout channels, each as soon as those after it that it sees are there.
+    pub(super) fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
+        if self.reach == 0 {
+            return run.map(|x| self.convolve(x));
+        }
+        let mut parts = Vec::new();
+        match (memory.frames[self.slot].take(), &run.frames) {
+            (Some(past), _) => parts.push(past.to_dtype(DType::F32)?),
+            (None, Some(x)) => parts.extend(vec![x.narrow(1, 0, 1)?; self.reach]),
+            (None, None) => return Ok(run),
+        }
+        let last = run.last;
+        parts.extend(run.frames);
+        if let (true, Some(end)) = (last, parts.last()) {
+            let frame = end.narrow(1, end.dim(1)? - 1, 1)?;
+            parts.extend(vec![frame; self.reach]);
+        }
+        let joined = Tensor::cat(&parts, 1)?;
+        drop(parts);
+        let count = joined.dim(1)?;
+        let seen = (2 * self.reach).min(count);
+        if !last {
+            // A copy, so that the memory does not keep the whole run alive.
+            let end = joined.narrow(1, count - seen, seen)?.force_contiguous()?;
+            memory.frames[self.slot] = Some(end.to_dtype(self.kept)?);
+        }
+        let frames = (count > 2 * self.reach).then(|| self.convolve(&joined));
+        Ok(Run {
+            frames: frames.transpose()?,
+            last,
+        })
+    }
+
+    fn convolve(&self, x: &Tensor) -> Result<Tensor> {
+        let mut y = self.convs[0].apply(x)?;
+        for conv in &self.convs[1..] {
             y = conv.apply(&y)?;
         }
         Ok(y)
@@ -72,6 +172,7 @@ pub(super) struct Residual {
     shortcut: Option<(RmsNorm, TimeConv)>,
     /// Layers after an enlargement begin with ReLU in place of SiLU.
     relu_first: bool,
+    slot: usize,
 }
 
 impl Residual {
@@ -79,9 +180,10 @@ impl Residual {
         weights: &Checkpoint,
         channels: (usize, usize),
         block: BlockConfig,
-        common: Common,
+        loader: &mut Loader,
     ) -> Result<Self> {
-        let conv = |name| TimeConv::load(&weights.at(name), block.depthwise, common.precision);
+        let eps = loader.shortcut_eps;
+        let mut conv = |name| TimeConv::load(&weights.at(name), block.depthwise, loader);
         Ok(Self {
             norms: [
                 RmsNorm::plain(channels.0, NORM_EPS)?,
@@ -90,28 +192,47 @@ impl Residual {
             convs: [conv("conv1")?, conv("conv2")?],
             shortcut: match channels.0 == channels.1 {
                 true => None,
-                false => Some((
-                    RmsNorm::plain(channels.0, common.shortcut_eps)?,
-                    conv("conv_shortcut")?,
-                )),
+                false => Some((RmsNorm::plain(channels.0, eps)?, conv("conv_shortcut")?)),
             },
             relu_first: false,
+            slot: loader.slot(),
         })
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.norms[0].apply(x)?;
-        let y = if self.relu_first {
-            y.relu()?
-        } else {
-            silu(&y)?
+    fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
+        let y = run.map(|x| {
+            let y = self.norms[0].apply(x)?;
+            match self.relu_first {
+                true => Ok(y.relu()?),
+                false => Ok(silu(&y)?),
+            }
+        })?;
+        let y = self.convs[0].apply(y, memory)?;
+        let y = y.map(|y| Ok(silu(&self.norms[1].apply(y)?)?))?;
+        let y = self.convs[1].apply(y, memory)?;
+        let beside = match &self.shortcut {
+            Some((norm, conv)) => conv.apply(run.map(|x| norm.apply(x))?, memory)?,
+            None => run,
         };
-        let y = self.convs[0].apply(&y)?;
-        let y = self.convs[1].apply(&silu(&self.norms[1].apply(&y)?)?)?;
-        Ok(match &self.shortcut {
-            Some((norm, conv)) => (y + conv.apply(&norm.apply(x)?)?)?,
-            None => (y + x)?,
-        })
+        // Frames of the shortcut wait for those that the convolutions have not given yet.
+        let waiting = memory.frames[self.slot].take().into_iter();
+        let waiting: Vec<Tensor> = waiting.chain(beside.frames).collect();
+        let Some(first) = waiting.first() else {
+            return Ok(y);
+        };
+        let waiting = match waiting.len() {
+            1 => first.clone(),
+            _ => Tensor::cat(&waiting, 1)?,
+        };
+        let count = match &y.frames {
+            Some(y) => y.dim(1)?,
+            None => 0,
+        };
+        let rest = waiting.dim(1)? - count;
+        if rest > 0 {
+            memory.frames[self.slot] = Some(waiting.narrow(1, count, rest)?.force_contiguous()?);
+        }
+        y.map(|y| Ok((y + waiting.narrow(1, 0, count)?)?))
     }
 }
 
@@ -119,36 +240,46 @@ impl Residual {
 struct Doubling {
     time: Option<TimeConv>,
     space: Conv,
+    slot: usize,
 }
 
 impl Doubling {
-    fn load(weights: &Checkpoint, enlarge: Enlarge, precision: Precision) -> Result<Self> {
-        let space = Conv::load(&weights.at("resample").at(1), precision)?;
+    fn load(weights: &Checkpoint, enlarge: Enlarge, loader: &mut Loader) -> Result<Self> {
+        let space = Conv::load(&weights.at("resample").at(1), loader.precision)?;
         Ok(Self {
             time: match enlarge {
                 Enlarge::SpaceAndTime => {
-                    Some(TimeConv::load(&weights.at("time_conv"), false, precision)?)
+                    Some(TimeConv::load(&weights.at("time_conv"), false, loader)?)
                 }
                 _ => None,
             },
             space: space.padded(&[(1, 1), (1, 1)]),
+            slot: loader.slot(),
         })
     }
 
-    /// `x` `[1, T, H, W, C]`; the clip's very first frame gives one frame, every other two.
-    fn apply(&self, x: &Tensor, first: bool) -> Result<Tensor> {
-        let x = match &self.time {
+    /// The clip's very first frame gives one frame, every other two.
+    fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
+        let run = match &self.time {
             Some(time) => {
-                let (_, t, h, w, c) = x.dims5()?;
-                let pairs = time.apply(x)?.reshape((t, h, w, 2, c))?;
-                let frames = pairs.permute((0, 3, 1, 2, 4))?.reshape((2 * t, h, w, c))?;
-                let skip = usize::from(first);
-                frames.narrow(0, skip, 2 * t - skip)?.contiguous()?
+                let pairs = time.apply(run, memory)?;
+                let left_out = &mut memory.left_out[self.slot];
+                pairs.map(|pairs| {
+                    let (_, t, h, w, c) = pairs.dims5()?;
+                    let pairs = pairs
+                        .reshape((t, h, w, 2, c / 2))?
+                        .permute((0, 3, 1, 2, 4))?;
+                    let frames = pairs.reshape((1, 2 * t, h, w, c / 2))?;
+                    let skip = std::mem::take(left_out);
+                    Ok(frames.narrow(1, skip, 2 * t - skip)?.contiguous()?)
+                })?
             }
-            None => x.squeeze(0)?,
+            None => run,
         };
-        let frames = upsample_nearest(&x, &[2, 2])?;
-        Ok(self.space.apply(&frames)?.unsqueeze(0)?)
+        run.map(|x| {
+            let frames = upsample_nearest(&x.squeeze(0)?, &[2, 2])?;
+            Ok(self.space.apply(&frames)?.unsqueeze(0)?)
+        })
     }
 }
 
@@ -164,43 +295,41 @@ impl Block {
         weights: &Checkpoint,
         in_channels: usize,
         block: BlockConfig,
-        common: Common,
+        loader: &mut Loader,
     ) -> Result<Self> {
         let out = block.out_channels;
+        let widen = weights.at("conv_in");
+        let doubling = weights.at("upsamplers").at(0);
         let layers = (0..block.layers).map(|i| {
-            let layer = Residual::load(&weights.at("resnets").at(i), (out, out), block, common)?;
+            let layer = Residual::load(&weights.at("resnets").at(i), (out, out), block, loader)?;
             Ok(Residual {
                 relu_first: block.enlarge != Enlarge::Nothing,
                 ..layer
             })
         });
-        let widen = weights.at("conv_in");
-        let doubling = weights.at("upsamplers").at(0);
         Ok(Self {
             layers: layers.collect::<Result<_>>()?,
             widen: match in_channels == out {
                 true => None,
-                false => Some(Residual::load(&widen, (in_channels, out), block, common)?),
+                false => Some(Residual::load(&widen, (in_channels, out), block, loader)?),
             },
             enlarge: match block.enlarge {
                 Enlarge::Nothing => None,
-                enlarge => Some(Doubling::load(&doubling, enlarge, common.precision)?),
+                enlarge => Some(Doubling::load(&doubling, enlarge, loader)?),
             },
         })
     }
 
-    /// `x` `[1, T, H, W, C]`; `first`: the run begins with the clip's first frame.
-    pub(super) fn apply(&self, x: &Tensor, first: bool) -> Result<Tensor> {
-        let mut x = x.clone();
+    pub(super) fn apply(&self, mut run: Run, memory: &mut Memory) -> Result<Run> {
         if let Some(widen) = &self.widen {
-            x = widen.apply(&x)?;
+            run = widen.apply(run, memory)?;
         }
         if let Some(enlarge) = &self.enlarge {
-            x = enlarge.apply(&x, first)?;
+            run = enlarge.apply(run, memory)?;
         }
         for layer in &self.layers {
-            x = layer.apply(&x)?;
+            run = layer.apply(run, memory)?;
         }
-        Ok(x)
+        Ok(run)
     }
 }

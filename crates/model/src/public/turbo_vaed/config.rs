@@ -2,7 +2,12 @@
 
 use serde::Deserialize;
 
+use super::blocks::{RUN_BYTES, frames_at_once};
 use crate::{error::ModelError, public::error::Result};
+
+/// Bytes of an activation, and of one that a convolution remembers.
+const F32: u64 = 4;
+const BF16: u64 = 2;
 
 /// The decoder's configuration. Lists run from pixels to latents, as in the file.
 #[derive(Clone, Debug, Deserialize)]
@@ -145,5 +150,80 @@ impl TurboConfig {
             depthwise: self.decoder_is_dw_conv[last],
             enlarge: Enlarge::Nothing,
         }
+    }
+
+    /// Bytes that frames take while latents of `h` x `w` are decoded, in products of bf16.
+    pub(in crate::public) fn working_bytes(&self, h: usize, w: usize) -> u64 {
+        let first = self.middle();
+        let mut at = Walk {
+            frames: self.step_size + 2,
+            channels: first.out_channels as u64,
+            pixels: (h * w) as u64,
+            waiting: 0,
+            remembered: 0,
+            passing: 0,
+        };
+        at.layers(at.frames, first);
+        for block in self.blocks() {
+            at.block(block);
+        }
+        at.remembered + at.waiting + at.passing
+    }
+}
+
+/// A way through the blocks that adds up bytes.
+struct Walk {
+    /// Frames that come out of the block before, at once.
+    frames: usize,
+    channels: u64,
+    pixels: u64,
+    /// Of frames that wait between blocks.
+    waiting: u64,
+    /// Of frames that layers remember.
+    remembered: u64,
+    /// Of the frames in the block that takes most.
+    passing: u64,
+}
+
+impl Walk {
+    fn block(&mut self, block: BlockConfig) {
+        let frames = frames_at_once(self.channels * self.pixels * F32, RUN_BYTES).min(self.frames);
+        let out = block.out_channels as u64;
+        if self.channels != out {
+            self.residual(frames, (self.channels, out));
+        }
+        let (times, areas) = match block.enlarge {
+            Enlarge::Nothing => (1, 1),
+            Enlarge::Space => (1, 4),
+            Enlarge::SpaceAndTime => (2, 4),
+        };
+        (self.channels, self.frames) = (out, frames * times);
+        self.pixels *= areas;
+        if areas > 1 {
+            // The frames, enlarged, and convolved.
+            self.pass(self.frames, 3 * out);
+        }
+        self.layers(self.frames, block);
+    }
+
+    fn layers(&mut self, frames: usize, block: BlockConfig) {
+        for _ in 0..block.layers {
+            self.residual(frames, (self.channels, self.channels));
+        }
+        self.waiting += frames as u64 * self.channels * self.pixels * F32;
+    }
+
+    fn residual(&mut self, frames: usize, (from, to): (u64, u64)) {
+        /// Frames that a convolution, and a shortcut, remember.
+        const TWO: u64 = 2;
+        self.remembered += TWO * self.pixels * ((from + to) * BF16 + to * F32);
+        // Input, norm, activation, joined with those before, result.
+        self.pass(frames + 2, 5 * from.max(to));
+    }
+
+    fn pass(&mut self, frames: usize, numbers: u64) {
+        self.passing = self
+            .passing
+            .max(frames as u64 * numbers * self.pixels * F32);
     }
 }

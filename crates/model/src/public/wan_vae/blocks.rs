@@ -36,6 +36,8 @@ pub(super) struct CausalConv {
     conv: Conv,
     slot: usize,
     history: usize,
+    /// What frames that are remembered can be rounded to without changing a product.
+    kept: DType,
 }
 
 impl CausalConv {
@@ -50,6 +52,10 @@ impl CausalConv {
             conv: conv.padded(&[(0, 0), (sides[0], sides[0]), (sides[1], sides[1])]),
             slot,
             history,
+            kept: match loader.precision {
+                Precision::Bf16 => DType::BF16,
+                _ => DType::F32,
+            },
         })
     }
 
@@ -66,20 +72,20 @@ impl CausalConv {
     pub(super) fn apply(&self, x: &Tensor, memory: &mut Memory) -> Result<Tensor> {
         let (_, t, h, w, c) = x.dims5()?;
         let past = match memory.slots[self.slot].take() {
-            Some(past) => past,
+            Some(past) => past.to_dtype(DType::F32)?,
             None => Tensor::zeros((1, self.history, h, w, c), DType::F32, x.device())?,
         };
         let joined = Tensor::cat(&[&past, x], 1)?;
         // A copy, so that the memory does not keep the whole run alive.
         let last = joined.narrow(1, t, self.history)?.force_contiguous()?;
-        memory.slots[self.slot] = Some(last);
+        memory.slots[self.slot] = Some(last.to_dtype(self.kept)?);
         self.conv.apply(&joined)
     }
 
     /// Remembers the last frame of `x` without convolving.
     fn skip(&self, x: &Tensor, memory: &mut Memory) -> Result<()> {
         let last = x.narrow(1, x.dim(1)? - 1, 1)?.force_contiguous()?;
-        memory.slots[self.slot] = Some(last);
+        memory.slots[self.slot] = Some(last.to_dtype(self.kept)?);
         Ok(())
     }
 }
