@@ -20,7 +20,7 @@ pub struct Outcome {
     pub name: String,
     /// Relative L2 error of the result.
     pub forward: f64,
-    /// The greatest relative L2 error of a gradient.
+    /// The greatest relative L2 error of a gradient; 0 where the operation gives none.
     pub backward: f64,
     /// What both must stay below.
     pub limit: f64,
@@ -42,6 +42,8 @@ struct Case {
     inputs: Vec<Tensor>,
     limit: f64,
     run: Function,
+    /// Whether it gives gradients.
+    gradients: bool,
 }
 
 /// Runs every operation on `device` and on the processor, on random inputs of odd sizes, and hands each outcome to
@@ -95,6 +97,12 @@ fn evaluate(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
 }
 
 fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
+    let home = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
+    if !case.gradients {
+        let inputs = case.inputs.iter().map(|x| x.to_device(device));
+        let y = (case.run)(&inputs.collect::<Result<Vec<_>>>()?, device)?;
+        return Ok(vec![home(y)?]);
+    }
     let vars = (case.inputs.iter())
         .map(|x| Var::from_tensor(&x.to_device(device)?))
         .collect::<Result<Vec<_>>>()?;
@@ -109,7 +117,6 @@ fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
             None => candle_core::bail!("input {i} has no gradient"),
         }
     }
-    let home = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
     found.into_iter().map(home).collect()
 }
 
@@ -174,6 +181,7 @@ fn case(
         inputs: inputs.collect::<Result<_>>()?,
         limit,
         run: Box::new(run),
+        gradients: true,
     })
 }
 
@@ -184,6 +192,8 @@ fn cases() -> Result<Vec<Case>> {
         all.extend(conv(precision)?);
         all.extend(attention(precision)?);
     }
+    all.extend(eight_bits()?);
+    all.extend(fused()?);
     all.extend(norms()?);
     all.extend(positions()?);
     Ok(all)
@@ -245,6 +255,61 @@ fn linear(precision: Precision) -> Result<Vec<Case>> {
             },
         )?,
     ])
+}
+
+/// Linear maps in 8-bit floats: sizes that their products take, and sizes that are multiplied as bf16.
+fn eight_bits() -> Result<Vec<Case>> {
+    let kinds: [(&str, [usize; 3], bool); 3] = [
+        ("one group", [65, 48, 80], false),
+        ("3 groups, bias", [97, 16, 40], true),
+        ("odd outputs", [97, 21, 33], true),
+    ];
+    let cases = kinds.map(|(name, [rows, output, input], ragged_rows)| {
+        let segments = match ragged_rows {
+            true => ragged()?,
+            false => Segments::single(rows),
+        };
+        let outputs = segments.groups() * output;
+        let shapes: [&[usize]; 3] = [&[rows, input], &[outputs, input], &[outputs]];
+        let mut case = case(format!("linear {name} Fp8"), &shapes, EXACT, move |x, _| {
+            let bias = ragged_rows.then_some(&x[2]);
+            crate::linear(&x[0], &x[1], bias, &segments, Precision::Fp8)
+        })?;
+        case.gradients = false;
+        Ok(case)
+    });
+    cases.into_iter().collect()
+}
+
+/// Attention by cuDNN, if it is there.
+#[cfg(feature = "cuda")]
+fn fused() -> Result<Vec<Case>> {
+    use crate::cuda::{Fused, fused_attention, set_fused};
+    if fused_attention().is_err() {
+        return Ok(Vec::new());
+    }
+    let kinds: [(&str, usize, bool); 3] = [
+        ("of 64", 64, false),
+        ("of 64, one block causal", 64, true),
+        ("of 128", 128, false),
+    ];
+    let cases = kinds.map(|(name, head, causal)| {
+        let shapes: [&[usize]; 3] = [&[150, 4, head], &[131, 2, head], &[131, 2, head]];
+        let name = format!("attention {name}, cuDNN");
+        case(name, &shapes, ROUNDED, move |x, _| {
+            set_fused(Fused::Always);
+            let plan = plan(causal, None);
+            let y = crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Bf16);
+            set_fused(Fused::Auto);
+            y
+        })
+    });
+    cases.into_iter().collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn fused() -> Result<Vec<Case>> {
+    Ok(Vec::new())
 }
 
 /// A convolution of the self-test: sizes of the input and of the weights, and how.

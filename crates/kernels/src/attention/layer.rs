@@ -85,8 +85,10 @@ pub fn self_attention(
         segments: layer.segments.clone(),
         plan: layer.plan.clone(),
         eps: layer.eps as f32,
-        precision: layer.precision,
+        precision: layer.precision.wider(),
         lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        trains: qkv.track_op() || q_norm.track_op() || k_norm.track_op(),
         #[cfg(feature = "cuda")]
         cuda_lse: OnceLock::new(),
     };
@@ -104,7 +106,10 @@ struct LayerOp {
     precision: Precision,
     /// As in `attention`.
     lse: OnceLock<Vec<f32>>,
-    /// The same on a GPU.
+    /// Whether gradients will be wanted.
+    #[cfg(feature = "cuda")]
+    trains: bool,
+    /// The logarithms on a GPU.
     #[cfg(feature = "cuda")]
     cuda_lse: OnceLock<crate::cuda::Lse>,
 }
@@ -153,6 +158,7 @@ impl LayerOp {
                 angles: Some([&self.sin, &self.cos]),
             },
             precision: self.precision,
+            trains: self.trains,
         }
     }
 

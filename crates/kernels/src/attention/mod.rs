@@ -123,9 +123,11 @@ pub fn attention(
     plan.check(extents)?;
     let op = Attention {
         plan: plan.clone(),
-        precision,
+        precision: precision.wider(),
         extents,
         lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        trains: q.track_op() || k.track_op() || v.track_op(),
         #[cfg(feature = "cuda")]
         cuda_lse: OnceLock::new(),
     };
@@ -177,7 +179,10 @@ struct Attention {
     extents: Extents,
     /// The logarithm to base 2 of the sum of exponentials `[Nq, Lq]`, from the forward pass; +inf where no key is seen.
     lse: OnceLock<Vec<f32>>,
-    /// The same on a GPU.
+    /// Whether gradients will be wanted.
+    #[cfg(feature = "cuda")]
+    trains: bool,
+    /// The logarithms on a GPU.
     #[cfg(feature = "cuda")]
     cuda_lse: OnceLock<crate::cuda::Lse>,
 }
@@ -216,7 +221,8 @@ impl CustomOp3 for Attention {
         lv: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let inputs = [(q, lq), (k, lk), (v, lv)];
-        let (out, lse) = crate::cuda::attention(inputs, &self.plan, self.extents, self.precision)?;
+        let how = (self.precision, self.trains);
+        let (out, lse) = crate::cuda::attention(inputs, &self.plan, self.extents, how)?;
         // A second call of the same operation has the same inputs.
         let _ = self.cuda_lse.set(lse);
         Ok((out, lq.shape().clone()))

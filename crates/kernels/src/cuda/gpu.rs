@@ -35,6 +35,10 @@ pub enum Text {
     Rows(Precision),
     /// Convolutions.
     Windows(Precision),
+    /// Attentions put together.
+    Merge,
+    /// 8-bit floats.
+    Eight,
     /// Attention with so many numbers a head, a multiple of 16.
     Attention(Precision, usize),
 }
@@ -45,6 +49,8 @@ impl Text {
             Text::Pointwise => "pointwise",
             Text::Rows(_) => "rows",
             Text::Windows(_) => "windows",
+            Text::Merge => "merge",
+            Text::Eight => "eight",
             Text::Attention(..) => "attention",
         }
     }
@@ -54,6 +60,8 @@ impl Text {
             Text::Pointwise => include_str!("source/pointwise.cu"),
             Text::Rows(_) => include_str!("source/rows.cu"),
             Text::Windows(_) => include_str!("source/windows.cu"),
+            Text::Merge => include_str!("source/merge.cu"),
+            Text::Eight => include_str!("source/eight.cu"),
             Text::Attention(..) => include_str!("source/attention.cu"),
         };
         let mut defines = String::new();
