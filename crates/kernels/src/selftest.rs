@@ -422,7 +422,7 @@ fn plan(causal: bool, softcap: Option<f32>) -> AttentionPlan {
 fn attention(precision: Precision) -> Result<Vec<Case>> {
     let limit = match precision {
         Precision::F32 => EXACT,
-        Precision::Bf16 => ROUNDED,
+        _ => ROUNDED,
     };
     let mut all = Vec::new();
     let kinds: [(&str, usize, bool, Option<f32>); 4] = [

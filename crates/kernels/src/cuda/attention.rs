@@ -208,9 +208,9 @@ impl<'a> Call<'a> {
 
     /// The other side of a tile in the forward and the backward pass, as in the kernels.
     fn columns(&self) -> (usize, usize) {
-        match self.precision {
-            Precision::Bf16 => (64, 32),
+        match self.precision.wider() {
             Precision::F32 => (32, 16),
+            _ => (64, 32),
         }
     }
 

@@ -92,12 +92,7 @@ fn joined(ranges: &[Range<usize>]) -> Vec<Range<usize>> {
 /// The pairs of all blocks, in the order of their keys; queries that touch and see the same range are one pair.
 fn pairs(blocks: &[&AttentionBlock]) -> Vec<Pair> {
     let mut all: Vec<Pair> = (blocks.iter().filter(|b| !b.q.is_empty()))
-        .flat_map(|b| {
-            joined(&b.k).into_iter().map(|k| Pair {
-                q: b.q.clone(),
-                k,
-            })
-        })
+        .flat_map(|b| joined(&b.k).into_iter().map(|k| Pair { q: b.q.clone(), k }))
         .collect();
     all.sort_by_key(|p| (p.k.start, p.k.end, p.q.start));
     all.dedup_by(|next, pair| {

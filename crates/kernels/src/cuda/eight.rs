@@ -141,7 +141,15 @@ impl Part<'_> {
         let gpu = self.gpu;
         let wide = gpu.alloc::<u16>(count)?;
         let (to, threads) = (gpu.address(&wide), Threads::each(count));
-        launch!(gpu, Text::Eight, "widen_eight", threads, from, to, count as u64);
+        launch!(
+            gpu,
+            Text::Eight,
+            "widen_eight",
+            threads,
+            from,
+            to,
+            count as u64
+        );
         Ok(wide)
     }
 
@@ -153,7 +161,10 @@ impl Part<'_> {
         let (gpu, [rows, output, _]) = (self.gpu, self.size);
         let [by_row, by_column] = match scaled {
             true => [0, 0],
-            false => [self.x.scale(gpu, self.from[0]), self.w.scale(gpu, self.from[1])],
+            false => [
+                self.x.scale(gpu, self.from[0]),
+                self.w.scale(gpu, self.from[1]),
+            ],
         };
         let count = rows * output;
         launch!(

@@ -117,7 +117,9 @@ impl Gpu {
         let aligned = |at: Address| at.is_multiple_of(u64::from(ALIGNMENT));
         let [m, n, k] = gemm.size;
         let wide = |pitch: usize| pitch.is_multiple_of(ALIGNMENT as usize / 2);
-        let fits = [gemm.a.at, gemm.b.at, gemm.c.0, bias].into_iter().all(aligned)
+        let fits = [gemm.a.at, gemm.b.at, gemm.c.0, bias]
+            .into_iter()
+            .all(aligned)
             && [gemm.a.pitch, gemm.b.pitch, gemm.c.1].into_iter().all(wide);
         if !fits || m == 0 || n == 0 || k == 0 {
             return Ok(false);
@@ -263,9 +265,18 @@ impl Described {
         use sys::cublasLtMatmulDescAttributes_t as Name;
         let float = sys::cudaDataType::CUDA_R_32F;
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
-        let product = Product(checked(result::create_matmul_desc(compute, float), "a product")?);
-        product.set(Name::CUBLASLT_MATMUL_DESC_TRANSA, i32::from(problem.left.turned))?;
-        product.set(Name::CUBLASLT_MATMUL_DESC_TRANSB, i32::from(problem.right.turned))?;
+        let product = Product(checked(
+            result::create_matmul_desc(compute, float),
+            "a product",
+        )?);
+        product.set(
+            Name::CUBLASLT_MATMUL_DESC_TRANSA,
+            i32::from(problem.left.turned),
+        )?;
+        product.set(
+            Name::CUBLASLT_MATMUL_DESC_TRANSB,
+            i32::from(problem.right.turned),
+        )?;
         match problem.kind {
             Kind::Bytes => {}
             Kind::ScaledBytes => {
@@ -302,7 +313,7 @@ impl Described {
     fn choose(&self, handle: sys::cublasLtHandle_t) -> Option<sys::cublasLtMatmulAlgo_t> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Name;
         let wanted = result::create_matmul_pref().ok()?;
-        let workspace = WORKSPACE as u64;
+        let (workspace, alignment) = (WORKSPACE as u64, ALIGNMENT);
         let alignments = [
             Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
             Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -313,9 +324,10 @@ impl Described {
         let most = Name::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         // SAFETY: all that is handed over is alive, and the attributes have values of these sizes.
         unsafe {
-            let mut set = result::set_matmul_pref_attribute(wanted, most, (&raw const workspace).cast(), 8);
+            let mut set =
+                result::set_matmul_pref_attribute(wanted, most, (&raw const workspace).cast(), 8);
             for name in alignments {
-                let value = (&raw const ALIGNMENT).cast();
+                let value = (&raw const alignment).cast();
                 set = set.and(result::set_matmul_pref_attribute(wanted, name, value, 4));
             }
             let product = self.product.0;

@@ -46,7 +46,9 @@ impl Eight {
             {
                 *scale = stored[row];
                 let bytes = &bytes[row * width..][..width];
-                out.iter_mut().zip(bytes).for_each(|(to, b)| *to = float8(*b));
+                out.iter_mut()
+                    .zip(bytes)
+                    .for_each(|(to, b)| *to = float8(*b));
                 return;
             }
             let source = Source::matrix(data, rows, width, width);

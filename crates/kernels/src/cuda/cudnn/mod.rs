@@ -40,9 +40,17 @@ impl Shape {
         let [all_queries, all_keys] = self.all.map(|n| n as i64);
         let [n, g] = self.heads.map(|n| n as i64);
         let k = self.head as i64;
-        let kv = (BF16, [1, g, keys, k], [g * all_keys * k, all_keys * k, k, 1]);
+        let kv = (
+            BF16,
+            [1, g, keys, k],
+            [g * all_keys * k, all_keys * k, k, 1],
+        );
         [
-            (BF16, [1, n, queries, k], [n * all_queries * k, all_queries * k, k, 1]),
+            (
+                BF16,
+                [1, n, queries, k],
+                [n * all_queries * k, all_queries * k, k, 1],
+            ),
             kv,
             kv,
             (BF16, [1, n, queries, k], [n * queries * k, k, n * k, 1]),
@@ -80,6 +88,8 @@ pub struct Plan {
 
 // SAFETY: cuDNN's descriptors may be used by any thread, one at a time.
 unsafe impl Send for Plan {}
+// SAFETY: it is used only with the handle that it was made with, by one thread at a time.
+unsafe impl Sync for Plan {}
 
 impl Plan {
     fn new(api: &Api, target: &Target, shape: &Shape) -> Result<Self> {
@@ -113,8 +123,7 @@ fn compile(api: &Api, target: &Target, config: &Descriptor) -> Result<(Descripto
     let (mut bytes, mut count) = (0i64, 0i64);
     let (name, room) = (name::PLAN_WORKSPACE, (&raw mut bytes).cast());
     // SAFETY: there is room for one number.
-    let status =
-        unsafe { (api.get_attribute)(plan.0, name, of::INT64, 1, &raw mut count, room) };
+    let status = unsafe { (api.get_attribute)(plan.0, name, of::INT64, 1, &raw mut count, room) };
     api.check(status, "the memory of a plan")?;
     Ok((plan, bytes.max(0) as usize))
 }
@@ -218,7 +227,12 @@ impl Handle {
         let [q, k, v, out, sums] = call.tensors;
         let scale = (&raw const call.scale) as u64;
         pack.set(api, name::PACK_IDS, of::INT64, &[1i64, 2, 3, 4, 5, 6])?;
-        pack.set(api, name::PACK_POINTERS, of::POINTER, &[q, k, v, out, sums, scale])?;
+        pack.set(
+            api,
+            name::PACK_POINTERS,
+            of::POINTER,
+            &[q, k, v, out, sums, scale],
+        )?;
         pack.set(api, name::PACK_WORKSPACE, of::POINTER, &[call.workspace])?;
         let pack = pack.finish(api, "the addresses")?;
         // SAFETY: the callers' memory is as large as the plan's sizes say.
