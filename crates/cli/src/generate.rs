@@ -91,6 +91,7 @@ fn refuse_full_size(args: &Generate) -> Result<()> {
         ("--memory", args.memory.is_some()),
         ("--refine-steps", args.refine_steps.is_some()),
         ("--refine-guidance", args.refine_guidance.is_some()),
+        ("--precision", args.precision.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),

@@ -16,7 +16,7 @@ use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
 use super::{Made, done, note_unmatched, sampler, seed};
-use crate::args::{self, Generate};
+use crate::args::{self, Generate, Numbers};
 use crate::ui;
 
 /// What the model makes where no size is asked for.
@@ -48,7 +48,8 @@ pub fn run(
         .as_deref()
         .map(gallop_media::read_image)
         .transpose()?;
-    let transformers = Planned::new(Precision::Bf16).within(args.memory);
+    let precision = args.precision.map_or(Precision::Bf16, Numbers::precision);
+    let transformers = Planned::new(precision).within(args.memory);
     let (transformers, unmatched) = transformers.with_loras(model, plan.base_part(), &args.lora)?;
     note_unmatched(&unmatched, progress);
     let pipeline = PublicPipeline {
