@@ -16,7 +16,7 @@ namespace {
 
 enum { OK = 0, BAD_PARAM = 2000, NOT_SUPPORTED = 3000 };
 enum { CONFIG = 3, HEURISTIC = 4, PLAN = 5, GRAPH = 15, PACK = 16, TENSOR = 17, ATTENTION = 41 };
-enum { F32 = 0, BF16 = 9 };
+enum { F32 = 0, BF16 = 9, E4M3 = 12 };
 
 const char *why = "";
 int fail(int status, const char *text) {
@@ -62,13 +62,17 @@ int check_attention(Descriptor *d) {
         Descriptor *t = other(d, 2800 + i);
         if (!t) return fail(BAD_PARAM, "a tensor is missing");
         sizes[i] = t->numbers[902];
-        if (one(t, 901, -1) != (i < 4 ? BF16 : F32)) return fail(NOT_SUPPORTED, "numbers of this type");
+        int wanted = i < 4 ? one(other(d, 2800), 901, -1) : F32;
+        if (one(t, 901, -1) != wanted || (i < 4 && wanted != BF16 && wanted != E4M3))
+            return fail(NOT_SUPPORTED, "numbers of this type");
         if (sizes[i].size() != 4 || t->numbers[903].size() != 4) return fail(BAD_PARAM, "not four sizes");
     }
     auto &q = sizes[0], &k = sizes[1], &v = sizes[2], &o = sizes[3], &s = sizes[4];
     bool fits = q[0] == 1 && q[3] == k[3] && k == v && o == q && q[1] % k[1] == 0 && s[1] == q[1] && s[2] == q[2] && s[3] == 1;
     if (!fits) return fail(BAD_PARAM, "sizes do not agree");
     if (q[3] % 8 != 0 || q[3] > 256) return fail(NOT_SUPPORTED, "heads of this width");
+    for (int i = 2822; i < 2830 && one(other(d, 2800), 901, -1) == E4M3; i++)
+        if (!other(d, i) || one(other(d, i), 901, -1) != F32) return fail(BAD_PARAM, "a scale of 8-bit floats is missing");
     if (!one(other(d, 2805), 908, 0)) return fail(NOT_SUPPORTED, "a scale in the GPU's memory");
     return OK;
 }
@@ -80,18 +84,20 @@ struct Tensor {
 };
 
 // Softmax of the scaled products of a head's queries and keys, times the values; the probabilities are rounded before
-// they multiply, as the tensor cores take them.
-void attend(const Tensor *t, float scale) {
+// they multiply, as the tensor cores take them. `s8` are the scales of 8-bit floats, or null.
+void attend(const Tensor *t, float scale, float *const *s8) {
     const Tensor &q = t[0], &k = t[1], &v = t[2], &o = t[3], &s = t[4];
     size_t rows = q.sizes[2], keys = k.sizes[2], width = q.sizes[3], group = q.sizes[1] / k.sizes[1];
     std::vector<float> p(keys), sum(width);
-    auto bf16 = [](const Tensor &x, size_t i) { return widened(((const uint16_t *)x.data)[i]); };
+    auto number = [s8](const Tensor &x, size_t i, int which) {
+        return s8 ? from_e4m3(((const uint8_t *)x.data)[i]) * *s8[which] : widened(((const uint16_t *)x.data)[i]);
+    };
     for (size_t head = 0; head < (size_t)q.sizes[1]; head++)
         for (size_t row = 0; row < rows; row++) {
             float top = -INFINITY;
             for (size_t key = 0; key < keys; key++) {
                 float z = 0;
-                for (size_t c = 0; c < width; c++) z += bf16(q, q.at(head, row, c)) * bf16(k, k.at(head / group, key, c));
+                for (size_t c = 0; c < width; c++) z += number(q, q.at(head, row, c), 0) * number(k, k.at(head / group, key, c), 1);
                 p[key] = z * scale;
                 top = fmaxf(top, p[key]);
             }
@@ -100,10 +106,14 @@ void attend(const Tensor *t, float scale) {
             for (size_t key = 0; key < keys; key++) {
                 float e = expf(p[key] - top);
                 all += e;
-                e = widened(rounded(e));
-                for (size_t c = 0; c < width; c++) sum[c] += e * bf16(v, v.at(head / group, key, c));
+                e = s8 ? from_e4m3(to_e4m3(e * *s8[4])) * *s8[3] : widened(rounded(e));
+                for (size_t c = 0; c < width; c++) sum[c] += e * number(v, v.at(head / group, key, c), 2);
             }
-            for (size_t c = 0; c < width; c++) ((uint16_t *)o.data)[o.at(head, row, c)] = rounded(sum[c] / all);
+            for (size_t c = 0; c < width; c++) {
+                size_t at = o.at(head, row, c);
+                if (s8) ((uint8_t *)o.data)[at] = to_e4m3(sum[c] / all * *s8[5]);
+                else ((uint16_t *)o.data)[at] = rounded(sum[c] / all);
+            }
             ((float *)s.data)[s.at(head, row, 0)] = top + logf(all);
         }
 }
@@ -184,6 +194,12 @@ API int cudnnBackendExecute(void *, Descriptor *plan, Descriptor *pack) {
         bool aligned = i == 5 || (size_t)tensors[i].data % one(t, 900, 1) == 0;
         if (!tensors[i].data || !aligned) return fail(BAD_PARAM, "an address that is not aligned");
     }
-    attend(tensors, *(float *)tensors[5].data);
+    float *scales[8];
+    bool eight = one(other(attention, 2800), 901, -1) == E4M3;
+    for (int i = 0; i < 8 && eight; i++) {
+        scales[i] = (float *)at[one(other(attention, 2822 + i), 906, -1)];
+        if (!scales[i] || (size_t)scales[i] % 16) return fail(BAD_PARAM, "a scale has no address");
+    }
+    attend(tensors, *(float *)tensors[5].data, eight ? scales : nullptr);
     return OK;
 }

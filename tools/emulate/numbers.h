@@ -26,3 +26,17 @@ inline float from_e4m3(uint8_t x) {
     float size = exponent ? ldexpf(8 + fraction, exponent - 10) : ldexpf(fraction, -9);
     return x & 128 ? -size : size;
 }
+
+// To the nearest E4M3, ties to even; what is beyond the greatest becomes that.
+inline uint8_t to_e4m3(float x) {
+    uint8_t sign = signbit(x) ? 128 : 0;
+    if (isnan(x)) return sign | 127;
+    x = fminf(fabsf(x), 448.0f);
+    int exponent;
+    frexpf(x, &exponent);
+    // The last of four bits, but not below 2^-9.
+    int last = exponent - 4 < -9 ? -9 : exponent - 4;
+    float whole = nearbyintf(ldexpf(x, -last));
+    if (whole == 16) whole = 8, last++;
+    return sign | (whole < 8 ? (int)whole : (last + 10) * 8 + (int)whole - 8);
+}

@@ -12,6 +12,8 @@ use crate::{
 /// Errors allowed where both sides round the same numbers to bf16, and where what is rounded was computed.
 const EXACT: f64 = 3e-5;
 const ROUNDED: f64 = 6e-3;
+/// The same for 8-bit floats.
+const EIGHT: f64 = 5e-2;
 
 /// What one operation showed.
 #[derive(Clone, Debug)]
@@ -246,6 +248,12 @@ fn linear(precision: Precision) -> Result<Vec<Case>> {
             move |x, _| crate::linear(&x[0], &x[1], Some(&x[2]), &ragged()?, precision),
         )?,
         case(
+            named("3 groups, wide bias"),
+            &[&[97, 40], &[3 * 24, 40], &[72]],
+            EXACT,
+            move |x, _| crate::linear(&x[0], &x[1], Some(&x[2]), &ragged()?, precision),
+        )?,
+        case(
             named("bf16 weights"),
             &[&[40, 48], &[32, 48]],
             ROUNDED,
@@ -281,6 +289,22 @@ fn eight_bits() -> Result<Vec<Case>> {
     cases.into_iter().collect()
 }
 
+/// Attention by cuDNN in 8-bit floats, if it is there; the processor does not round the probabilities.
+#[cfg(feature = "cuda")]
+fn fused_eight() -> Result<Case> {
+    use crate::cuda::{Fused, set_fused};
+    let shapes: [&[usize]; 3] = [&[150, 4, 64], &[131, 2, 64], &[131, 2, 64]];
+    let mut case = case("attention of 64, cuDNN Fp8", &shapes, EIGHT, |x, _| {
+        set_fused(Fused::Always);
+        let plan = plan(false, None);
+        let y = crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Fp8);
+        set_fused(Fused::Auto);
+        y
+    })?;
+    case.gradients = false;
+    Ok(case)
+}
+
 /// Attention by cuDNN, if it is there.
 #[cfg(feature = "cuda")]
 fn fused() -> Result<Vec<Case>> {
@@ -304,7 +328,9 @@ fn fused() -> Result<Vec<Case>> {
             y
         })
     });
-    cases.into_iter().collect()
+    let mut all = cases.into_iter().collect::<Result<Vec<_>>>()?;
+    all.push(fused_eight()?);
+    Ok(all)
 }
 
 #[cfg(not(feature = "cuda"))]

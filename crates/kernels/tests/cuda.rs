@@ -61,6 +61,7 @@ fn cudnn_compiles_attention_for_hopper() {
         all: rows.map(|n| n + 300),
         heads,
         head,
+        eight: false,
     };
     let shapes = [
         // The full-size model at 256p, its frames and texts at 1080p, odd lengths, a small model.
@@ -71,7 +72,11 @@ fn cudnn_compiles_attention_for_hopper() {
         shape([1, 77], [4, 2], 128),
         shape([15_001, 14_999], [8, 8], 64),
     ];
-    for shape in shapes {
+    let eights = [0, 1, 3].map(|i| cuda::DenseShape {
+        eight: true,
+        ..shapes[i]
+    });
+    for shape in shapes.into_iter().chain(eights) {
         let bytes = cuda::plan_for(HOPPER, &shape).unwrap();
         println!("{shape:?}: {bytes} bytes of workspace");
     }

@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Precision};
+use crate::gemm::{Matrix, Precision, eight};
 use crate::storage::{floats, with_floats};
 
 /// Queries that see the same keys.
@@ -121,13 +122,14 @@ pub fn attention(
         head,
     };
     plan.check(extents)?;
+    let trains = q.track_op() || k.track_op() || v.track_op();
     let op = Attention {
         plan: plan.clone(),
-        precision: precision.wider(),
+        precision: if trains { precision.wider() } else { precision },
         extents,
         lse: OnceLock::new(),
         #[cfg(feature = "cuda")]
-        trains: q.track_op() || k.track_op() || v.track_op(),
+        trains,
         #[cfg(feature = "cuda")]
         cuda_lse: OnceLock::new(),
     };
@@ -187,6 +189,28 @@ struct Attention {
     cuda_lse: OnceLock<crate::cuda::Lse>,
 }
 
+impl Attention {
+    fn forward(&self, inputs: [&[f32]; 3]) -> (Vec<f32>, Vec<f32>) {
+        let inputs = self.extents.views(inputs);
+        forward::forward(inputs, self.extents, &self.plan, self.precision)
+    }
+
+    /// With inputs and outputs rounded to 8-bit floats; the products of those are exact in bf16.
+    fn forward_eight(&self, inputs: [&[f32]; 3]) -> (Vec<f32>, Vec<f32>) {
+        let rounded = inputs.map(|x| {
+            let mut x = x.to_vec();
+            let scale = eight::whole_scale(eight::greatest(x.iter()));
+            x.par_iter_mut().for_each(|x| eight::by_scale(x, scale));
+            (x, scale)
+        });
+        let (mut out, lse) = self.forward(rounded.each_ref().map(|(x, _)| &x[..]));
+        // No output is greater than the values.
+        let scale = rounded[2].1;
+        out.par_iter_mut().for_each(|x| eight::by_scale(x, scale));
+        (out, lse)
+    }
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -201,10 +225,11 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = self
-            .extents
-            .views([floats(q, lq)?, floats(k, lk)?, floats(v, lv)?]);
-        let (out, lse) = forward::forward(inputs, self.extents, &self.plan, self.precision);
+        let inputs = [floats(q, lq)?, floats(k, lk)?, floats(v, lv)?];
+        let (out, lse) = match self.precision {
+            Precision::Fp8 => self.forward_eight(inputs),
+            _ => self.forward(inputs),
+        };
         // A second call of the same operation has the same inputs.
         let _ = self.lse.set(lse);
         Ok((CpuStorage::F32(out), lq.shape().clone()))

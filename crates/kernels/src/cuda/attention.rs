@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
-use super::dense::{Job, Split};
+use super::dense::{Job, Split, Wish};
 use super::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
 use super::pointwise::gate_heads;
 use super::rows::{Norm, ROWS, Sum, View, groups, sum_parts};
@@ -174,7 +174,10 @@ struct Call<'a> {
     gpu: &'a Gpu,
     plan: &'a AttentionPlan,
     e: Extents,
+    /// Of the own kernels.
     precision: Precision,
+    /// Whether cuDNN may compute in 8-bit floats.
+    eight: bool,
 }
 
 impl<'a> Call<'a> {
@@ -194,7 +197,8 @@ impl<'a> Call<'a> {
             gpu,
             plan,
             e,
-            precision,
+            precision: precision.wider(),
+            eight: precision == Precision::Fp8,
         })
     }
 
@@ -288,9 +292,13 @@ impl<'a> Call<'a> {
         };
         let lse = gpu.zeros(e.query_heads * e.queries)?;
         let [to, sums] = [&out, &lse].map(|slice| gpu.address(slice));
+        let wish = Wish {
+            trains,
+            eight: self.eight,
+        };
         let split = match self.precision {
-            Precision::Bf16 => Split::new(gpu, self.plan, e, trains)?,
-            _ => None,
+            Precision::F32 => None,
+            _ => Split::new(gpu, self.plan, e, wish)?,
         };
         match split {
             None => self.own_forward(self.plan, inputs, [to, sums])?,
@@ -499,7 +507,7 @@ impl Layer<'_> {
             self.norm.with_angles(|[sin, cos], turning| {
                 launch!(
                     gpu,
-                    Text::Rows(self.precision),
+                    Text::Rows(call.precision),
                     "norm_turn_pack",
                     Threads::warps(rows),
                     qkv,

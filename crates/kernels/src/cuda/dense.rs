@@ -11,6 +11,7 @@ use candle_core::cuda_backend::{DeviceId, WrapErr};
 use candle_core::{Result, bail};
 
 use super::cudnn::{self, Handle, Plan, Shape};
+use super::eight::EightHeads;
 use super::gpu::{Address, Gpu, Text, Threads, launch};
 use crate::attention::{AttentionBlock, AttentionPlan, Extents};
 
@@ -68,8 +69,18 @@ struct Pair {
     k: Range<usize>,
 }
 
+/// What is asked of an attention.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Gradients, later.
+    pub trains: bool,
+    /// Speed before exactness: 8-bit floats.
+    pub eight: bool,
+}
+
 /// A plan whose blocks are shared between cuDNN and the own kernels.
 pub struct Split {
+    eight: bool,
     calls: Vec<(Pair, Arc<Plan>)>,
     /// What cuDNN does not do: the blocks in which later keys are hidden.
     pub rest: AttentionPlan,
@@ -106,8 +117,9 @@ fn pairs(blocks: &[&AttentionBlock]) -> Vec<Pair> {
 }
 
 impl Split {
-    /// How cuDNN computes a plan on bf16 numbers; none if the own kernels compute all of it.
-    pub fn new(gpu: &Gpu, plan: &AttentionPlan, e: Extents, trains: bool) -> Result<Option<Self>> {
+    /// How cuDNN computes a plan on bf16 numbers, or on 8-bit floats if those are wanted and it takes them; none if
+    /// the own kernels compute all of it.
+    pub fn new(gpu: &Gpu, plan: &AttentionPlan, e: Extents, wish: Wish) -> Result<Option<Self>> {
         let fused = chosen();
         if fused == Fused::Never || ![64, 128].contains(&e.head) || plan.softcap.is_some() {
             return Ok(None);
@@ -115,12 +127,14 @@ impl Split {
         let (rest, dense): (Vec<_>, Vec<_>) = plan.blocks.iter().partition(|b| b.causal);
         let pairs = pairs(&dense);
         let work: usize = pairs.iter().map(|p| p.q.len() * p.k.len()).sum();
-        let worth = !trains && work >= pairs.len() * WORTH;
+        let worth = !wish.trains && work >= pairs.len() * WORTH;
         if pairs.is_empty() || (fused == Fused::Auto && (!worth || cudnn::version().is_err())) {
             return Ok(None);
         }
-        match compiled(gpu, &pairs, e) {
+        let eight = wish.eight && cudnn::has_eight();
+        match compiled(gpu, &pairs, (e, eight)) {
             Ok(plans) => Ok(Some(Self {
+                eight,
                 calls: pairs.into_iter().zip(plans).collect(),
                 rest: AttentionPlan {
                     blocks: rest.into_iter().cloned().collect(),
@@ -148,8 +162,12 @@ impl Split {
             lse,
             count as u64
         );
+        let numbers = match self.eight {
+            true => Stored::Eight(EightHeads::new(gpu, e, job.inputs)?),
+            false => Stored::Sixteen,
+        };
         for (pair, plan) in &self.calls {
-            job.run(pair, plan, out, lse)?;
+            job.run(&numbers, (pair, plan), (out, lse))?;
         }
         Ok(())
     }
@@ -163,30 +181,51 @@ pub struct Job<'a> {
     pub inputs: [Address; 3],
 }
 
+/// What cuDNN reads and writes.
+enum Stored {
+    Sixteen,
+    Eight(EightHeads),
+}
+
 impl Job<'_> {
-    fn run(&self, pair: &Pair, plan: &Plan, out: Address, lse: Address) -> Result<()> {
+    fn run(
+        &self,
+        numbers: &Stored,
+        (pair, plan): (&Pair, &Plan),
+        (out, lse): (Address, Address),
+    ) -> Result<()> {
         let (gpu, e) = (self.gpu, self.extents);
         let rows = pair.q.len();
-        let part = gpu.alloc::<u16>(rows * e.query_heads * e.head)?;
+        let (width, [q, k, v], scales, merge) = match numbers {
+            Stored::Sixteen => (2, self.inputs, None, "merge_attention"),
+            Stored::Eight(heads) => (
+                1,
+                heads.places(gpu),
+                Some(heads.scales(gpu)),
+                "merge_attention_eight",
+            ),
+        };
+        let part = gpu.alloc::<u8>(width * rows * e.query_heads * e.head)?;
         let sums = gpu.alloc::<f32>(rows * e.query_heads)?;
         let workspace = gpu.alloc::<u8>(plan.workspace)?;
         let (part_at, sums_at) = (gpu.address(&part), gpu.address(&sums));
-        let at = |base: Address, row: usize| base + (2 * row * e.head) as u64;
-        let [q, k, v] = self.inputs;
+        let at = |base: Address, row: usize| base + (width * row * e.head) as u64;
         let (first, from) = (pair.q.start, pair.k.start);
         let call = cudnn::Call {
             tensors: [at(q, first), at(k, from), at(v, from), part_at, sums_at],
             workspace: gpu.address(&workspace),
             scale: self.scale,
+            scales,
         };
         with_state(gpu, |state| state.handle.run(plan, &call))?;
         launch!(
             gpu,
             Text::Merge,
-            "merge_attention",
+            merge,
             Threads::warps(rows * e.query_heads),
             part_at,
             sums_at,
+            scales.unwrap_or(0),
             first as i32,
             rows as i32,
             e.queries as i32,
@@ -224,7 +263,7 @@ fn with_state<T>(gpu: &Gpu, f: impl FnOnce(&mut State) -> Result<T>) -> Result<T
 }
 
 /// The plans of pairs, compiled where they are new.
-fn compiled(gpu: &Gpu, pairs: &[Pair], e: Extents) -> Result<Vec<Arc<Plan>>> {
+fn compiled(gpu: &Gpu, pairs: &[Pair], (e, eight): (Extents, bool)) -> Result<Vec<Arc<Plan>>> {
     with_state(gpu, |state| {
         if state.plans.len() > KEPT {
             state.plans.clear();
@@ -235,6 +274,7 @@ fn compiled(gpu: &Gpu, pairs: &[Pair], e: Extents) -> Result<Vec<Arc<Plan>>> {
                 all: [e.queries, e.keys],
                 heads: [e.query_heads, e.key_heads],
                 head: e.head,
+                eight,
             };
             let handle = &state.handle;
             let known = state.plans.entry(shape);

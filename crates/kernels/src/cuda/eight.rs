@@ -3,9 +3,11 @@
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{CudaStorage, Result};
 
+use super::cudnn::{SCALE_STEP, SCALES};
 use super::gpu::{Address, Data, Gpu, Text, Threads, launch};
 use super::lt::{Bytes, Scaling};
 use super::product::{Gemm, Matrix};
+use crate::attention::Extents;
 use crate::gemm::Precision;
 use crate::segments::Segments;
 
@@ -13,6 +15,8 @@ use crate::segments::Segments;
 const WIDTH: usize = 16;
 /// Threads of the block that rounds a row.
 const THREADS: u32 = 128;
+/// Numbers that a block looks through for the greatest.
+const RUN: usize = 128 * 64;
 
 /// Rows of E4M3 numbers and their scales, with zeros behind the real numbers of a row.
 pub struct Eight {
@@ -180,5 +184,71 @@ impl Part<'_> {
             count as u64
         );
         Ok(())
+    }
+}
+
+/// Queries, keys and values of an attention as E4M3, each of the three with one scale, a power of two.
+pub struct EightHeads {
+    bytes: [CudaSlice<u8>; 3],
+    scales: CudaSlice<f32>,
+}
+
+impl EightHeads {
+    /// Rounds what lies as `[heads, rows, head]` in bf16.
+    pub fn new(gpu: &Gpu, e: Extents, inputs: [Address; 3]) -> Result<Self> {
+        let keys = e.keys * e.key_heads * e.head;
+        let counts = [e.queries * e.query_heads * e.head, keys, keys];
+        let greatest = gpu.zeros::<u32>(counts.len())?;
+        let greatest_at = gpu.address(&greatest);
+        for (i, (from, count)) in inputs.into_iter().zip(counts).enumerate() {
+            launch!(
+                gpu,
+                Text::Eight,
+                "greatest_16",
+                Threads::blocks((count.div_ceil(RUN), 1, 1), (THREADS, 1), 0),
+                from,
+                greatest_at + (4 * i) as u64,
+                count as u64
+            );
+        }
+        let scales = gpu.alloc::<f32>(SCALES * SCALE_STEP)?;
+        let scales_at = gpu.address(&scales);
+        launch!(
+            gpu,
+            Text::Eight,
+            "attention_scales",
+            Threads::each(1),
+            greatest_at,
+            scales_at
+        );
+        let round = |i: usize| -> Result<CudaSlice<u8>> {
+            let bytes = gpu.alloc::<u8>(counts[i])?;
+            let (to, scale) = (gpu.address(&bytes), scales_at + (4 * SCALE_STEP * i) as u64);
+            launch!(
+                gpu,
+                Text::Eight,
+                "round_all",
+                Threads::each(counts[i] / 4),
+                inputs[i],
+                scale,
+                to,
+                counts[i] as u64
+            );
+            Ok(bytes)
+        };
+        Ok(Self {
+            bytes: [round(0)?, round(1)?, round(2)?],
+            scales,
+        })
+    }
+
+    /// Where queries, keys and values are.
+    pub fn places(&self, gpu: &Gpu) -> [Address; 3] {
+        self.bytes.each_ref().map(|bytes| gpu.address(bytes))
+    }
+
+    /// Where the scales are, in the order in which cuDNN has them.
+    pub fn scales(&self, gpu: &Gpu) -> Address {
+        gpu.address(&self.scales)
     }
 }

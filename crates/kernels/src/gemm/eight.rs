@@ -67,11 +67,31 @@ impl Eight {
 
 /// Divides a row by its scale and rounds it to E4M3; gives the scale.
 fn round_row(row: &mut [f32]) -> f32 {
-    let most = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let most = greatest(row.iter());
     let scale = if most > 0.0 { most / MOST } else { 1.0 };
     row.iter_mut()
         .for_each(|x| *x = float8(to_float8(*x / scale)));
     scale
+}
+
+/// The least power of two that makes a number of this size at most the greatest of E4M3; numbers that are rounded so
+/// are as exact as by any other scale, and what they stand for is exact in bf16.
+pub fn whole_scale(greatest: f32) -> f32 {
+    let most = greatest / MOST;
+    if most < f32::MIN_POSITIVE {
+        return 1.0;
+    }
+    f32::from_bits((most.to_bits() + 0x7f_ffff) & 0x7f80_0000)
+}
+
+/// The greatest size of some numbers.
+pub fn greatest<'a>(numbers: impl Iterator<Item = &'a f32>) -> f32 {
+    numbers.fold(0.0f32, |most, x| most.max(x.abs()))
+}
+
+/// Rounds a number to E4M3 times a scale.
+pub fn by_scale(x: &mut f32, scale: f32) {
+    *x = float8(to_float8(*x / scale)) * scale;
 }
 
 #[cfg(test)]
@@ -98,6 +118,19 @@ mod tests {
             assert_eq!(to_float8(-x), to_float8(x) | 0x80);
         }
         assert!(float8(to_float8(f32::NAN)).is_nan());
+    }
+
+    #[test]
+    fn whole_scales_are_the_least_powers_of_two() {
+        for (greatest, scale) in [
+            (448.0, 1.0),
+            (448.1, 2.0),
+            (224.0, 0.5),
+            (3.5, 1.0 / 128.0),
+            (0.0, 1.0),
+        ] {
+            assert_eq!(whole_scale(greatest), scale, "{greatest}");
+        }
     }
 
     #[test]

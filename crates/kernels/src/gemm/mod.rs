@@ -61,7 +61,8 @@ pub enum Precision {
     /// Both inputs rounded to bf16, to nearest even.
     Bf16,
     /// Rows of both inputs of linear maps divided by a scale each (their greatest size over 448) and rounded to 8-bit
-    /// floats (E4M3), to nearest even; all other products as [`Precision::Bf16`]. Gives no gradients of linear maps.
+    /// floats (E4M3), to nearest even; queries, keys, values and outputs of attention likewise, with one scale each, where
+    /// no gradients are wanted; all other products as [`Precision::Bf16`]. Gives no gradients of linear maps.
     Fp8,
 }
 

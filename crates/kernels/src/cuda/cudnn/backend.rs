@@ -10,6 +10,8 @@ use candle_core::{Result, bail};
 
 use super::super::libraries;
 
+/// The first release in which that takes 8-bit floats.
+pub const OLDEST_EIGHT: usize = 92_500;
 /// The first release that has attention as one operation (9.13.1).
 const OLDEST: usize = 91_301;
 
@@ -52,6 +54,9 @@ pub mod name {
     pub const PROPERTIES_JSON: i32 = 2702;
     /// Queries; keys, values, output, logarithms of sums and the scale follow.
     pub const ATTENTION_FIRST: i32 = 2800;
+    /// Of 8-bit floats: factors that make queries, keys, values and probabilities of what is stored, those that make
+    /// what is stored of probabilities and output, and the greatest of both.
+    pub const ATTENTION_SCALES: i32 = 2822;
 }
 
 /// Types of attributes.
@@ -69,6 +74,7 @@ pub mod of {
 /// Types of numbers, and the mode of a heuristic that ranks by expected speed.
 pub const F32: i32 = 0;
 pub const BF16: i32 = 9;
+pub const E4M3: i32 = 12;
 pub const RANKED: i32 = 3;
 /// Bytes that every tensor's address is a multiple of.
 pub const ALIGNMENT: i64 = 16;

@@ -6,7 +6,9 @@ mod backend;
 
 use std::ffi::c_void;
 
-use backend::{ALIGNMENT, Api, BF16, Descriptor, F32, RANKED, Raw, kind, name, of};
+use backend::{
+    ALIGNMENT, Api, BF16, Descriptor, E4M3, F32, OLDEST_EIGHT, RANKED, Raw, kind, name, of,
+};
 use candle_core::{Result, bail};
 
 /// Which cuDNN is in use, or why none is.
@@ -31,6 +33,17 @@ pub struct Shape {
     pub heads: [usize; 2],
     /// Numbers a head.
     pub head: usize,
+    /// Whether queries, keys, values and output are 8-bit floats (E4M3), not bf16.
+    pub eight: bool,
+}
+
+/// The scales of 8-bit floats: so many, each so many floats after the one before.
+pub const SCALES: usize = 8;
+pub const SCALE_STEP: usize = 4;
+
+/// Whether cuDNN is there and takes 8-bit floats.
+pub fn has_eight() -> bool {
+    Api::get().is_ok_and(|api| api.version >= OLDEST_EIGHT)
 }
 
 impl Shape {
@@ -40,24 +53,43 @@ impl Shape {
         let [all_queries, all_keys] = self.all.map(|n| n as i64);
         let [n, g] = self.heads.map(|n| n as i64);
         let k = self.head as i64;
-        let kv = (
-            BF16,
-            [1, g, keys, k],
-            [g * all_keys * k, all_keys * k, k, 1],
-        );
+        let io = if self.eight { E4M3 } else { BF16 };
+        let kv = (io, [1, g, keys, k], [g * all_keys * k, all_keys * k, k, 1]);
         [
             (
-                BF16,
+                io,
                 [1, n, queries, k],
                 [n * all_queries * k, all_queries * k, k, 1],
             ),
             kv,
             kv,
-            (BF16, [1, n, queries, k], [n * queries * k, k, n * k, 1]),
+            (io, [1, n, queries, k], [n * queries * k, k, n * k, 1]),
             (F32, [1, n, queries, 1], [n * queries, queries, 1, 1]),
             (F32, [1; 4], [1; 4]),
         ]
     }
+}
+
+/// One of the tensors of an attention: its attribute, its number, and what `Shape::tensors` says.
+fn tensor(
+    api: &Api,
+    operation: &Descriptor,
+    (attribute, id): (i32, i64),
+    (numbers, sizes, strides): (i32, [i64; 4], [i64; 4]),
+) -> Result<Descriptor> {
+    let tensor = Descriptor::new(api, kind::TENSOR)?;
+    tensor.set(api, name::TENSOR_TYPE, of::NUMBERS, &[numbers])?;
+    tensor.set(api, name::TENSOR_SIZES, of::INT64, &sizes)?;
+    tensor.set(api, name::TENSOR_STRIDES, of::INT64, &strides)?;
+    tensor.set(api, name::TENSOR_ID, of::INT64, &[id])?;
+    tensor.set(api, name::TENSOR_ALIGNMENT, of::INT64, &[ALIGNMENT])?;
+    // The factor on the products is a number of the caller's, not of the GPU's.
+    if attribute == name::ATTENTION_FIRST + SCALE {
+        tensor.set(api, name::TENSOR_BY_VALUE, of::BOOLEAN, &[true])?;
+    }
+    let tensor = tensor.finish(api, "a tensor")?;
+    operation.set_one(api, attribute, &tensor)?;
+    Ok(tensor)
 }
 
 /// What a plan is made for.
@@ -132,20 +164,13 @@ fn compile(api: &Api, target: &Target, config: &Descriptor) -> Result<(Descripto
 fn graph(api: &Api, target: &Target, shape: &Shape) -> Result<(Descriptor, Vec<Descriptor>)> {
     let operation = Descriptor::new(api, kind::ATTENTION)?;
     let mut parts = Vec::new();
-    for (i, (numbers, sizes, strides)) in shape.tensors().into_iter().enumerate() {
-        let tensor = Descriptor::new(api, kind::TENSOR)?;
-        tensor.set(api, name::TENSOR_TYPE, of::NUMBERS, &[numbers])?;
-        tensor.set(api, name::TENSOR_SIZES, of::INT64, &sizes)?;
-        tensor.set(api, name::TENSOR_STRIDES, of::INT64, &strides)?;
-        tensor.set(api, name::TENSOR_ID, of::INT64, &[i as i64 + 1])?;
-        tensor.set(api, name::TENSOR_ALIGNMENT, of::INT64, &[ALIGNMENT])?;
-        // The scale is a number of the caller's, not of the GPU's.
-        if i == SCALE {
-            tensor.set(api, name::TENSOR_BY_VALUE, of::BOOLEAN, &[true])?;
-        }
-        let tensor = tensor.finish(api, "a tensor")?;
-        operation.set_one(api, name::ATTENTION_FIRST + i as i32, &tensor)?;
-        parts.push(tensor);
+    for (i, what) in shape.tensors().into_iter().enumerate() {
+        let named = (name::ATTENTION_FIRST + i as i32, i as i64 + 1);
+        parts.push(tensor(api, &operation, named, what)?);
+    }
+    for i in 0..if shape.eight { SCALES } else { 0 } {
+        let named = (name::ATTENTION_SCALES + i as i32, FIRST_SCALE + i as i64);
+        parts.push(tensor(api, &operation, named, (F32, [1; 4], [1; 4]))?);
     }
     let operation = operation.finish(api, "attention")?;
     let graph = Descriptor::new(api, kind::GRAPH)?;
@@ -155,8 +180,10 @@ fn graph(api: &Api, target: &Target, shape: &Shape) -> Result<(Descriptor, Vec<D
     Ok((graph.finish(api, "a graph")?, parts))
 }
 
-/// Where the scale is among the tensors of `Shape::tensors`.
-const SCALE: usize = 5;
+/// Where the factor on the products is among the tensors of `Shape::tensors`.
+const SCALE: i32 = 5;
+/// The number of the first scale of 8-bit floats: the tensors of `Shape::tensors` are 1 to 6.
+const FIRST_SCALE: i64 = 7;
 
 /// The ways to compute a graph, the fastest expected first.
 fn ranked(api: &Api, target: &Target, graph: &Descriptor) -> Result<Vec<Descriptor>> {
@@ -200,6 +227,8 @@ pub struct Call {
     pub workspace: u64,
     /// The factor on the products.
     pub scale: f32,
+    /// Where the scales of 8-bit floats begin.
+    pub scales: Option<u64>,
 }
 
 impl Handle {
@@ -224,15 +253,14 @@ impl Handle {
     pub fn run(&self, plan: &Plan, call: &Call) -> Result<()> {
         let api = Api::get().map_err(candle_core::Error::msg)?;
         let pack = Descriptor::new(api, kind::PACK)?;
-        let [q, k, v, out, sums] = call.tensors;
-        let scale = (&raw const call.scale) as u64;
-        pack.set(api, name::PACK_IDS, of::INT64, &[1i64, 2, 3, 4, 5, 6])?;
-        pack.set(
-            api,
-            name::PACK_POINTERS,
-            of::POINTER,
-            &[q, k, v, out, sums, scale],
-        )?;
+        let mut places = call.tensors.to_vec();
+        places.push((&raw const call.scale) as u64);
+        if let Some(first) = call.scales {
+            places.extend((0..SCALES).map(|i| first + (4 * SCALE_STEP * i) as u64));
+        }
+        let ids: Vec<i64> = (1..=places.len() as i64).collect();
+        pack.set(api, name::PACK_IDS, of::INT64, &ids)?;
+        pack.set(api, name::PACK_POINTERS, of::POINTER, &places)?;
         pack.set(api, name::PACK_WORKSPACE, of::POINTER, &[call.workspace])?;
         let pack = pack.finish(api, "the addresses")?;
         // SAFETY: the callers' memory is as large as the plan's sizes say.

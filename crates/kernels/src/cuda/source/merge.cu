@@ -8,11 +8,24 @@ KERNEL nothing_seen(float *lse, u64 count) {
     if (AT < count) lse[AT] = INFINITE;
 }
 
-// Puts rows first..first + count of queries, which lie apart as bf16 `part` [count, heads, width] with the natural
+// Two numbers of what lies apart, times a factor.
+__device__ __forceinline__ float2 load_two(const u16 *x, const float *) {
+    u32 two = *(const u32 *)x;
+    return {__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)};
+}
+__device__ __forceinline__ float2 load_two(const u8 *x, const float *scales) {
+    u32 two = *(const u16 *)x;
+    // The scale of the values is that of the output.
+    float by = scales[8];
+    return {from_e4m3(two & 0xffu) * by, from_e4m3(two >> 8) * by};
+}
+
+// Puts rows first..first + count of queries, which lie apart as `part` [count, heads, width] with the natural
 // logarithms of their sums [heads, count], to those that are in `out` [queries, heads, width] with logarithms to base 2
 // [heads, queries]. A warp a row and head.
-KERNEL merge_attention(const u16 *part, const float *sums, int first, int count, int queries, int heads, int width,
-                       float *out, float *lse) {
+template <class T>
+__device__ __forceinline__ void merge(const T *part, const float *sums, const float *scales, int first, int count,
+                                      int queries, int heads, int width, float *out, float *lse) {
     u32 at = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (at >= (u32)count * heads) return;
@@ -27,8 +40,7 @@ KERNEL merge_attention(const u16 *part, const float *sums, int first, int count,
     part += (u64)at * width;
     out += ((u64)(first + row) * heads + head) * width;
     for (int i = 2 * lane; i < width; i += 2 * LANES) {
-        u32 two = *(const u32 *)(part + i);
-        float2 x = {__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)};
+        float2 x = load_two(part + i, scales);
         if (!alone) {
             float2 y = *(const float2 *)(out + i);
             x = {old * y.x + own * x.x, old * y.y + own * x.y};
@@ -38,4 +50,16 @@ KERNEL merge_attention(const u16 *part, const float *sums, int first, int count,
     // Every lane has read what was kept.
     __syncwarp();
     if (lane == 0) *kept = top + log2f(sum);
+}
+
+// Of bf16.
+KERNEL merge_attention(const u16 *part, const float *sums, const float *scales, int first, int count, int queries,
+                       int heads, int width, float *out, float *lse) {
+    merge(part, sums, scales, first, count, queries, heads, width, out, lse);
+}
+
+// Of 8-bit floats, with the scales of `attention_scales`.
+KERNEL merge_attention_eight(const u8 *part, const float *sums, const float *scales, int first, int count, int queries,
+                             int heads, int width, float *out, float *lse) {
+    merge(part, sums, scales, first, count, queries, heads, width, out, lse);
 }
