@@ -112,6 +112,16 @@ fn note_unmatched(modules: &[String], progress: &dyn Progress) {
     ));
 }
 
+/// Says that a GPU computes attention slowly where it does.
+fn note_attention(device: crate::device::DeviceChoice, progress: &dyn Progress) {
+    let on_gpu = matches!(device, crate::device::DeviceChoice::Cuda(_));
+    if let (true, Err(why)) = (on_gpu, gallop_kernels::fused_attention()) {
+        progress.note(&format!(
+            "attention is computed by Gallop's own kernels, which are slower: {why}"
+        ));
+    }
+}
+
 fn sampler(asked: args::Sampler) -> Sampler {
     match asked {
         args::Sampler::Euler => Sampler::Euler,

@@ -13,6 +13,7 @@ use crate::{
 const EXACT: f64 = 3e-5;
 const ROUNDED: f64 = 6e-3;
 /// The same for 8-bit floats.
+#[cfg(feature = "cuda")]
 const EIGHT: f64 = 5e-2;
 
 /// What one operation showed.

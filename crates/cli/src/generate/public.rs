@@ -15,7 +15,7 @@ use gallop_model::memory::readable;
 use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
-use super::{Made, done, note_unmatched, sampler, seed};
+use super::{Made, done, note_attention, note_unmatched, sampler, seed};
 use crate::args::{self, Generate, Numbers};
 use crate::ui;
 
@@ -52,6 +52,7 @@ pub fn run(
     let transformers = Planned::new(precision).within(args.memory);
     let (transformers, unmatched) = transformers.with_loras(model, plan.base_part(), &args.lora)?;
     note_unmatched(&unmatched, progress);
+    note_attention(args.device, progress);
     let pipeline = PublicPipeline {
         model,
         transformers: &transformers,
