@@ -12,9 +12,10 @@ use crate::{
 /// Errors allowed where both sides round the same numbers to bf16, and where what is rounded was computed.
 const EXACT: f64 = 3e-5;
 const ROUNDED: f64 = 6e-3;
-/// The same for 8-bit floats.
+/// Error allowed where both sides round outputs to 8-bit floats, of which one rounds the probabilities too: numbers
+/// that are almost equal may become neighbours, 6% apart.
 #[cfg(feature = "cuda")]
-const EIGHT: f64 = 5e-2;
+const EIGHT: f64 = 7e-2;
 
 /// What one operation showed.
 #[derive(Clone, Debug)]
