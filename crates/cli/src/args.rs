@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gallop_core::{Ratio, Resolution};
 use gallop_engine::public::Line;
+use gallop_kernels::Precision;
 
 use crate::device::DeviceChoice;
 
@@ -113,6 +114,10 @@ pub struct Generate {
     /// anew in each step (full-size model) [default: four fifths of what is free]
     #[arg(long, value_name = "SIZE", value_parser = crate::size::bytes, allow_negative_numbers = true)]
     pub memory: Option<u64>,
+    /// Numbers that the transformer's linear maps multiply: fp8 is faster on GPUs that have it, and less exact; its
+    /// first and its last layer stay in bf16 (full-size model) [default: bf16]
+    #[arg(long, value_name = "NAME")]
+    pub precision: Option<Numbers>,
     /// A low-rank change (LoRA) to the transformer that makes the clip, as safetensors, with or without its
     /// strength; once for each
     #[arg(long, value_name = "FILE[:STRENGTH]", value_parser = crate::size::lora)]
@@ -142,6 +147,25 @@ pub enum Sampler {
     Renoise,
     /// Now and then all noise is exchanged for new noise
     Sde,
+}
+
+/// Numbers of matrix products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Numbers {
+    /// 16 bits
+    Bf16,
+    /// 8 bits (E4M3), rows scaled
+    Fp8,
+}
+
+impl Numbers {
+    /// As the kernels call it.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Bf16 => Precision::Bf16,
+            Self::Fp8 => Precision::Fp8,
+        }
+    }
 }
 
 /// Video decoders of the full-size model.

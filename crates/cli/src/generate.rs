@@ -92,6 +92,7 @@ fn refuse_full_size(args: &Generate) -> Result<()> {
         ("--memory", args.memory.is_some()),
         ("--refine-steps", args.refine_steps.is_some()),
         ("--refine-guidance", args.refine_guidance.is_some()),
+        ("--precision", args.precision.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),
@@ -110,6 +111,16 @@ fn note_unmatched(modules: &[String], progress: &dyn Progress) {
     progress.note(&format!(
         "warning: --lora changes {count} modules that this model does not have, such as `{first}`; they are left out"
     ));
+}
+
+/// Says that a GPU computes attention slowly where it does.
+fn note_attention(device: crate::device::DeviceChoice, progress: &dyn Progress) {
+    let on_gpu = matches!(device, crate::device::DeviceChoice::Cuda(_));
+    if let (true, Err(why)) = (on_gpu, gallop_kernels::fused_attention()) {
+        progress.note(&format!(
+            "attention is computed by Gallop's own kernels, which are slower: {why}"
+        ));
+    }
 }
 
 fn sampler(asked: args::Sampler) -> Sampler {

@@ -27,6 +27,10 @@ pub fn run(args: &Selftest) -> Result<()> {
         DeviceChoice::Cuda(number) => {
             let device = open_device(args.device)?;
             println!("GPU {number} against the processor, relative L2 errors");
+            match gallop_kernels::fused_attention() {
+                Ok(by) => println!("large attentions by {by}"),
+                Err(why) => println!("all attentions by Gallop's own kernels: {why}"),
+            }
             header();
             compare_devices(&device, |outcome| show("cuda", outcome))?;
         }

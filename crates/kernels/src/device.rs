@@ -23,3 +23,21 @@ pub fn cuda_device(ordinal: usize, folders: &[PathBuf]) -> Result<Device> {
 pub fn cuda_device(_ordinal: usize, _folders: &[PathBuf]) -> Result<Device> {
     candle_core::bail!("this gallop was built without CUDA; build it with --features cuda")
 }
+
+/// What computes large attentions on a GPU that was opened: cuDNN with its release.
+///
+/// # Errors
+/// If this crate's own kernels do, which are slower: says why, and what to install.
+#[cfg(feature = "cuda")]
+pub fn fused_attention() -> std::result::Result<String, String> {
+    crate::cuda::fused_attention().map(|release| format!("cuDNN {release}"))
+}
+
+/// What computes large attentions on a GPU that was opened: cuDNN with its release.
+///
+/// # Errors
+/// If this crate's own kernels do, which are slower: says why, and what to install.
+#[cfg(not(feature = "cuda"))]
+pub fn fused_attention() -> std::result::Result<String, String> {
+    Err("this gallop was built without CUDA".into())
+}

@@ -26,7 +26,7 @@ pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
 pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
-pub use device::cuda_device;
+pub use device::{cuda_device, fused_attention};
 pub use frames::{frames, overlap_add};
 pub use frozen::{Frozen, Numbers};
 pub use gemm::Precision;

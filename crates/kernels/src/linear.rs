@@ -4,10 +4,12 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use crate::frozen::Frozen;
+use crate::gemm::eight::Eight;
 use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::{Kernel, Packed, Precision, Side};
 use crate::memory::{filled, zeros};
+use crate::rows::parts;
 use crate::segments::Segments;
 use crate::storage::{data, floats, with_data, with_floats};
 
@@ -109,10 +111,45 @@ impl Linear {
     }
 
     fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<f32> {
+        if self.precision == Precision::Fp8 {
+            return self.forward_eight(x, w, bias, e);
+        }
         let bias = |group: usize| bias.map(|b| &b[group * e.output..][..e.output]);
         self.by_rows((x, e.input), e.output, bias, |group| {
             Operand::by_rows(group_of(w, group, e))
         })
+    }
+
+    /// In 8-bit floats: their products are exact in bf16 as they are, and are scaled afterwards.
+    fn forward_eight(&self, x: &[f32], w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<f32> {
+        let outputs = self.segments.groups() * e.output;
+        let x = Eight::new(Data::F32(x), e.rows, e.input);
+        let w = Eight::new(w, outputs, e.input);
+        let operand = |group: usize| w.operand(group * e.output..(group + 1) * e.output, e.input);
+        let mut y = self.by_rows((&x.numbers, e.input), e.output, |_| None, operand);
+        let all = parts(&self.segments, e.output, &mut y);
+        all.into_par_iter().for_each(|part| {
+            let columns = part.group * e.output..(part.group + 1) * e.output;
+            let scales = &w.scales[columns.clone()];
+            for (row, y) in part.rows.zip(part.out.chunks_exact_mut(e.output)) {
+                y.iter_mut()
+                    .zip(scales)
+                    .for_each(|(y, w)| *y *= x.scales[row] * w);
+                if let Some(bias) = bias {
+                    let bias = &bias[columns.clone()];
+                    y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+                }
+            }
+        });
+        y
+    }
+
+    /// An error if gradients are wanted in a precision that has none.
+    fn check_gradients(&self) -> Result<()> {
+        match self.precision {
+            Precision::Fp8 => bail!("linear maps in 8-bit floats give no gradients; train in bf16"),
+            _ => Ok(()),
+        }
     }
 
     /// dX = dY W.
@@ -322,6 +359,7 @@ impl CustomOp2 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        self.check_gradients()?;
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             let [dx, dw, _] =
@@ -375,6 +413,7 @@ impl CustomOp3 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        self.check_gradients()?;
         #[cfg(feature = "cuda")]
         if x.device().is_cuda() {
             let [dx, dw, db] = crate::cuda::linear_backward(

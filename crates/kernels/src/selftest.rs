@@ -12,6 +12,10 @@ use crate::{
 /// Errors allowed where both sides round the same numbers to bf16, and where what is rounded was computed.
 const EXACT: f64 = 3e-5;
 const ROUNDED: f64 = 6e-3;
+/// Error allowed where both sides round outputs to 8-bit floats, of which one rounds the probabilities too: numbers
+/// that are almost equal may become neighbours, 6% apart.
+#[cfg(feature = "cuda")]
+const EIGHT: f64 = 7e-2;
 
 /// What one operation showed.
 #[derive(Clone, Debug)]
@@ -20,7 +24,7 @@ pub struct Outcome {
     pub name: String,
     /// Relative L2 error of the result.
     pub forward: f64,
-    /// The greatest relative L2 error of a gradient.
+    /// The greatest relative L2 error of a gradient; 0 where the operation gives none.
     pub backward: f64,
     /// What both must stay below.
     pub limit: f64,
@@ -42,6 +46,8 @@ struct Case {
     inputs: Vec<Tensor>,
     limit: f64,
     run: Function,
+    /// Whether it gives gradients.
+    gradients: bool,
 }
 
 /// Runs every operation on `device` and on the processor, on random inputs of odd sizes, and hands each outcome to
@@ -95,6 +101,12 @@ fn evaluate(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
 }
 
 fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
+    let home = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
+    if !case.gradients {
+        let inputs = case.inputs.iter().map(|x| x.to_device(device));
+        let y = (case.run)(&inputs.collect::<Result<Vec<_>>>()?, device)?;
+        return Ok(vec![home(y)?]);
+    }
     let vars = (case.inputs.iter())
         .map(|x| Var::from_tensor(&x.to_device(device)?))
         .collect::<Result<Vec<_>>>()?;
@@ -109,7 +121,6 @@ fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
             None => candle_core::bail!("input {i} has no gradient"),
         }
     }
-    let home = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
     found.into_iter().map(home).collect()
 }
 
@@ -174,6 +185,7 @@ fn case(
         inputs: inputs.collect::<Result<_>>()?,
         limit,
         run: Box::new(run),
+        gradients: true,
     })
 }
 
@@ -184,6 +196,8 @@ fn cases() -> Result<Vec<Case>> {
         all.extend(conv(precision)?);
         all.extend(attention(precision)?);
     }
+    all.extend(eight_bits()?);
+    all.extend(fused()?);
     all.extend(norms()?);
     all.extend(positions()?);
     Ok(all)
@@ -236,6 +250,12 @@ fn linear(precision: Precision) -> Result<Vec<Case>> {
             move |x, _| crate::linear(&x[0], &x[1], Some(&x[2]), &ragged()?, precision),
         )?,
         case(
+            named("3 groups, wide bias"),
+            &[&[97, 40], &[3 * 24, 40], &[72]],
+            EXACT,
+            move |x, _| crate::linear(&x[0], &x[1], Some(&x[2]), &ragged()?, precision),
+        )?,
+        case(
             named("bf16 weights"),
             &[&[40, 48], &[32, 48]],
             ROUNDED,
@@ -245,6 +265,79 @@ fn linear(precision: Precision) -> Result<Vec<Case>> {
             },
         )?,
     ])
+}
+
+/// Linear maps in 8-bit floats: sizes that their products take, and sizes that are multiplied as bf16.
+fn eight_bits() -> Result<Vec<Case>> {
+    let kinds: [(&str, [usize; 3], bool); 3] = [
+        ("one group", [65, 48, 80], false),
+        ("3 groups, bias", [97, 16, 40], true),
+        ("odd outputs", [97, 21, 33], true),
+    ];
+    let cases = kinds.map(|(name, [rows, output, input], ragged_rows)| {
+        let segments = match ragged_rows {
+            true => ragged()?,
+            false => Segments::single(rows),
+        };
+        let outputs = segments.groups() * output;
+        let shapes: [&[usize]; 3] = [&[rows, input], &[outputs, input], &[outputs]];
+        let mut case = case(format!("linear {name} Fp8"), &shapes, EXACT, move |x, _| {
+            let bias = ragged_rows.then_some(&x[2]);
+            crate::linear(&x[0], &x[1], bias, &segments, Precision::Fp8)
+        })?;
+        case.gradients = false;
+        Ok(case)
+    });
+    cases.into_iter().collect()
+}
+
+/// Attention by cuDNN in 8-bit floats, if it is there; the processor does not round the probabilities.
+#[cfg(feature = "cuda")]
+fn fused_eight() -> Result<Case> {
+    use crate::cuda::{Fused, set_fused};
+    let shapes: [&[usize]; 3] = [&[150, 4, 64], &[131, 2, 64], &[131, 2, 64]];
+    let mut case = case("attention of 64, cuDNN Fp8", &shapes, EIGHT, |x, _| {
+        set_fused(Fused::Always);
+        let plan = plan(false, None);
+        let y = crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Fp8);
+        set_fused(Fused::Auto);
+        y
+    })?;
+    case.gradients = false;
+    Ok(case)
+}
+
+/// Attention by cuDNN, if it is there.
+#[cfg(feature = "cuda")]
+fn fused() -> Result<Vec<Case>> {
+    use crate::cuda::{Fused, fused_attention, set_fused};
+    if fused_attention().is_err() {
+        return Ok(Vec::new());
+    }
+    let kinds: [(&str, usize, bool); 3] = [
+        ("of 64", 64, false),
+        ("of 64, one block causal", 64, true),
+        ("of 128", 128, false),
+    ];
+    let cases = kinds.map(|(name, head, causal)| {
+        let shapes: [&[usize]; 3] = [&[150, 4, head], &[131, 2, head], &[131, 2, head]];
+        let name = format!("attention {name}, cuDNN");
+        case(name, &shapes, ROUNDED, move |x, _| {
+            set_fused(Fused::Always);
+            let plan = plan(causal, None);
+            let y = crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Bf16);
+            set_fused(Fused::Auto);
+            y
+        })
+    });
+    let mut all = cases.into_iter().collect::<Result<Vec<_>>>()?;
+    all.push(fused_eight()?);
+    Ok(all)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn fused() -> Result<Vec<Case>> {
+    Ok(Vec::new())
 }
 
 /// A convolution of the self-test: sizes of the input and of the weights, and how.
@@ -357,7 +450,7 @@ fn plan(causal: bool, softcap: Option<f32>) -> AttentionPlan {
 fn attention(precision: Precision) -> Result<Vec<Case>> {
     let limit = match precision {
         Precision::F32 => EXACT,
-        Precision::Bf16 => ROUNDED,
+        _ => ROUNDED,
     };
     let mut all = Vec::new();
     let kinds: [(&str, usize, bool, Option<f32>); 4] = [

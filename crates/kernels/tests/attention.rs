@@ -7,6 +7,7 @@
 mod common;
 
 use candle_core::{Device, Result, Tensor, Var};
+use common::{relative_error, rng, uniform, values};
 use gallop_kernels::{AttentionBlock, AttentionPlan, Isa, Precision, attention, set_isa};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
@@ -205,4 +206,21 @@ proptest! {
         let found = errors(shape, &plan, Precision::F32, 1.0).unwrap();
         prop_assert!(found.iter().all(|e| *e < 1e-4), "{found:?}");
     }
+}
+
+/// Without gradients, 8-bit floats cost what they cost, and with them they are not used.
+#[test]
+fn eight_bits_cost_little_and_are_not_trained() {
+    let mut rng = rng(5);
+    let x = |l: usize, n: usize, rng: &mut _| uniform(rng, &[l, n, 16]);
+    let (q, k, v) = (x(70, 4, &mut rng), x(90, 2, &mut rng), x(90, 2, &mut rng));
+    let plan = AttentionPlan::full(70, 90, 0.25);
+    let exact = attention(&q, &k, &v, &plan, Precision::F32).unwrap();
+    let eight = attention(&q, &k, &v, &plan, Precision::Fp8).unwrap();
+    let error = relative_error(&values(&eight), &values(&exact));
+    assert!(error > 1e-2 && error < 6e-2, "{error}");
+    let v = candle_core::Var::from_tensor(&v).unwrap();
+    let trained = attention(&q, &k, &v, &plan, Precision::Fp8).unwrap();
+    let wanted = attention(&q, &k, &v, &plan, Precision::Bf16).unwrap();
+    assert_eq!(values(&trained), values(&wanted));
 }

@@ -30,7 +30,7 @@ fn operations_agree_with_the_processor() {
 #[ignore = "needs NVRTC: LD_LIBRARY_PATH=toolkit/nvidia/cu13/lib"]
 fn kernels_compile_for_hopper() {
     cuda::open_compiler(&[]).unwrap();
-    let mut texts = vec![cuda::Text::Pointwise];
+    let mut texts = vec![cuda::Text::Pointwise, cuda::Text::Merge, cuda::Text::Eight];
     for precision in [Precision::F32, Precision::Bf16] {
         texts.extend([cuda::Text::Rows(precision), cuda::Text::Windows(precision)]);
         texts.extend([16, 64, 128, 256].map(|head| cuda::Text::Attention(precision, head)));
@@ -38,5 +38,46 @@ fn kernels_compile_for_hopper() {
     for text in texts {
         let ptx = cuda::compile(text, (9, 0)).unwrap_or_else(|e| panic!("{text:?}: {e}"));
         assert!(ptx.contains(".entry"), "{text:?}");
+    }
+}
+
+/// An H100 as cuDNN describes it.
+const HOPPER: &str = r#"{"maxGridSize":[2147483647,65535,65535],"maxBlockSize":[1024,1024,64],"regsPerBlock":65536,
+"multiProcessorCount":132,"warpSize":32,"maxSharedMemoryPerBlock":49152,"maxSharedMemoryPerBlockOptin":232448,
+"reservedSharedMemoryPerBlock":1024,"oversizedSharedMemoryPerBlock":0,"maxRegistersPerSM":65536,"maxCtasPerSM":32,
+"maxThreadsPerBlock":1024,"maxThreadsPerSM":2048,"pciDeviceId":0,"isTccDriver":0,"supportCoopLaunch":1,
+"totalGlobalMem":85000000000,"smClockRateKHz":1980000,"memClockRateKHz":2619000,"l2CacheSize":52428800,
+"cudaDeviceId":0,"deviceVer":900,"driverVer":13000,"deviceName":"NVIDIA H100 80GB HBM3"}"#;
+
+/// Needs cuDNN's own library and something that passes for a driver, but no GPU: cuDNN compiles the attention that is
+/// asked for. Not with the emulated cuDNN, which knows no GPU but its own.
+#[test]
+#[ignore = "needs cuDNN: see docs/gpu.md"]
+fn cudnn_compiles_attention_for_hopper() {
+    cuda::open_cudnn(&[]);
+    println!("cuDNN {}", cuda::fused_attention().unwrap());
+    let shape = |rows: [usize; 2], heads, head| cuda::DenseShape {
+        rows,
+        all: rows.map(|n| n + 300),
+        heads,
+        head,
+        eight: false,
+    };
+    let shapes = [
+        // The full-size model at 256p, its frames and texts at 1080p, odd lengths, a small model.
+        shape([4350, 4350], [40, 8], 128),
+        shape([2040, 22_440], [40, 8], 128),
+        shape([65_280, 766], [40, 8], 128),
+        shape([67, 131], [4, 2], 64),
+        shape([1, 77], [4, 2], 128),
+        shape([15_001, 14_999], [8, 8], 64),
+    ];
+    let eights = [0, 1, 3].map(|i| cuda::DenseShape {
+        eight: true,
+        ..shapes[i]
+    });
+    for shape in shapes.into_iter().chain(eights) {
+        let bytes = cuda::plan_for(HOPPER, &shape).unwrap();
+        println!("{shape:?}: {bytes} bytes of workspace");
     }
 }

@@ -37,6 +37,8 @@ fn tolerance(precision: Precision) -> f64 {
     match precision {
         Precision::F32 => 1e-5,
         Precision::Bf16 => 6e-3,
+        // Three bits of fraction on both sides.
+        Precision::Fp8 => 6e-2,
     }
 }
 
@@ -50,7 +52,7 @@ proptest! {
             let stacked = output * segments.groups();
             let w = uniform(&mut rng, &[stacked, input]);
             let bias = uniform(&mut rng, &[stacked]);
-            for precision in [Precision::F32, Precision::Bf16] {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Fp8] {
                 let y = linear(&x, &w, Some(&bias), &segments, precision).unwrap();
                 let error = relative_error(&values(&y), &plain(&x, &w, Some(&bias), &segments));
                 prop_assert!(error < tolerance(precision), "{precision:?}: {error}");
@@ -139,4 +141,49 @@ fn wrong_shapes_are_refused() {
     );
     let two = Segments::single(4).with_groups(2);
     assert!(linear(&t(&[4, 3]), &t(&[5, 3]), None, &two, Precision::F32).is_err());
+}
+
+/// Rows of a matrix, each divided by its greatest size over 448, rounded to the nearest of the numbers that E4M3 has
+/// (found by trying them all), and multiplied again.
+fn rounded_to_eight_bits(x: &Tensor) -> Tensor {
+    let normal =
+        (0..15i32).flat_map(|e| (8..16).map(move |m| f64::from(m) * f64::from(e - 9).exp2()));
+    let small = (0..8).map(|m| f64::from(m) / 512.0);
+    let numbers: Vec<f64> = small.chain(normal).filter(|n| *n <= 448.0).collect();
+    let nearest = |x: f64| {
+        let apart = |n: &&f64| (**n - x.abs()).abs();
+        let found = numbers.iter().min_by(|a, b| apart(a).total_cmp(&apart(b)));
+        found.unwrap().copysign(x)
+    };
+    let rows = x.to_vec2::<f32>().unwrap().into_iter().map(|row| {
+        let scale = row.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 448.0;
+        let round = |x: f32| (nearest(f64::from(x / scale)) * f64::from(scale)) as f32;
+        row.into_iter().map(round).collect::<Vec<_>>()
+    });
+    Tensor::new(rows.collect::<Vec<_>>(), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn eight_bits_are_rows_of_rounded_numbers() {
+    let mut rng = rng(3);
+    let (x, w) = (
+        uniform(&mut rng, &[70, 53]),
+        uniform(&mut rng, &[3 * 18, 53]),
+    );
+    let bias = uniform(&mut rng, &[3 * 18]);
+    let segments = mixed(70);
+    let y = linear(&x, &w, Some(&bias), &segments, Precision::Fp8).unwrap();
+    let (x, w) = (rounded_to_eight_bits(&x), rounded_to_eight_bits(&w));
+    let error = relative_error(&values(&y), &plain(&x, &w, Some(&bias), &segments));
+    assert!(error < 1e-5, "{error}");
+}
+
+#[test]
+fn eight_bits_are_not_trained() {
+    let mut rng = rng(4);
+    let (x, w) = (uniform(&mut rng, &[5, 16]), uniform(&mut rng, &[3, 16]));
+    let w = candle_core::Var::from_tensor(&w).unwrap();
+    let y = linear(&x, &w, None, &Segments::single(5), Precision::Fp8).unwrap();
+    let error = y.sum_all().unwrap().backward().unwrap_err();
+    assert!(error.to_string().contains("train in bf16"), "{error}");
 }

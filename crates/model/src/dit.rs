@@ -165,9 +165,18 @@ impl Dit {
         for i in 0..self.config.layers.len() {
             watch(i)?;
             let layer = self.layer(i)?;
-            x = layer.block()?.forward(&x, batch.sequence, self.precision)?;
+            let precision = self.layer_precision(i);
+            x = layer.block()?.forward(&x, batch.sequence, precision)?;
         }
         Ok(self.heads.forward(&x, batch)?)
+    }
+
+    /// The first and the last layer bear 8-bit floats badly, and do not get them.
+    fn layer_precision(&self, i: usize) -> Precision {
+        match i == 0 || i + 1 == self.config.layers.len() {
+            true => self.precision.wider(),
+            false => self.precision,
+        }
     }
 
     fn layer(&self, i: usize) -> Result<Loaded> {

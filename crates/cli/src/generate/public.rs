@@ -16,8 +16,8 @@ use gallop_model::memory::{keep_nothing, readable};
 use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
-use super::{Made, done, note_unmatched, sampler, seed};
-use crate::args::{self, Generate};
+use super::{Made, done, note_attention, note_unmatched, sampler, seed};
+use crate::args::{self, Generate, Numbers};
 use crate::ui;
 
 /// What the model makes where no size is asked for.
@@ -59,9 +59,11 @@ pub fn run(
         println!("{}", summary(&plan));
     }
     check_parts(model, &plan.parts(picture.is_some(), sound.is_some()))?;
-    let transformers = Planned::new(Precision::Bf16).within(args.memory);
+    let precision = args.precision.map_or(Precision::Bf16, Numbers::precision);
+    let transformers = Planned::new(precision).within(args.memory);
     let (transformers, unmatched) = transformers.with_loras(model, plan.base_part(), &args.lora)?;
     note_unmatched(&unmatched, progress);
+    note_attention(args.device, progress);
     let pipeline = PublicPipeline {
         model,
         transformers: &transformers,

@@ -93,7 +93,7 @@ pub struct Planned {
 
 impl Planned {
     /// In four fifths of the memory that is free when a transformer is loaded. `precision` is that of matrix
-    /// products: bf16 as in the public code, or f32 to compare pipelines sharply.
+    /// products: bf16 as in the public code, 8-bit floats to be fast, or f32 to compare pipelines sharply.
     pub fn new(precision: Precision) -> Self {
         Self {
             precision,

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{AttentionPlan, Extents, View, backward, forward};
-use crate::gemm::Precision;
+use crate::gemm::{Precision, eight};
 use crate::norm::rms_backward;
 use crate::rope::{Angles, norm_and_turn};
 use crate::rows::{Part, fold_parts, for_rows, parts};
@@ -78,6 +78,7 @@ pub fn self_attention(
         head,
     };
     layer.plan.check(extents)?;
+    let trains = qkv.track_op() || q_norm.track_op() || k_norm.track_op();
     let op = LayerOp {
         extents,
         sin: sin.detach().contiguous()?,
@@ -85,8 +86,13 @@ pub fn self_attention(
         segments: layer.segments.clone(),
         plan: layer.plan.clone(),
         eps: layer.eps as f32,
-        precision: layer.precision,
+        precision: match trains {
+            true => layer.precision.wider(),
+            false => layer.precision,
+        },
         lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        trains,
         #[cfg(feature = "cuda")]
         cuda_lse: OnceLock::new(),
     };
@@ -104,7 +110,10 @@ struct LayerOp {
     precision: Precision,
     /// As in `attention`.
     lse: OnceLock<Vec<f32>>,
-    /// The same on a GPU.
+    /// Whether gradients will be wanted.
+    #[cfg(feature = "cuda")]
+    trains: bool,
+    /// The logarithms on a GPU.
     #[cfg(feature = "cuda")]
     cuda_lse: OnceLock<crate::cuda::Lse>,
 }
@@ -153,6 +162,7 @@ impl LayerOp {
                 angles: Some([&self.sin, &self.cos]),
             },
             precision: self.precision,
+            trains: self.trains,
         }
     }
 
@@ -179,6 +189,21 @@ impl LayerOp {
                 })
             });
         rotated
+    }
+
+    /// With queries, keys, values and outputs rounded to 8-bit floats.
+    fn forward_eight(&self, qkv: &[f32], mut rotated: Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+        let e = self.extents;
+        let mut qkv = qkv.to_vec();
+        let queries = e.query_heads * e.head;
+        round_columns(&mut rotated, e.rotated(), 0..queries);
+        round_columns(&mut rotated, e.rotated(), queries..e.rotated());
+        let scale = round_columns(&mut qkv, e.width(), e.rotated()..e.gates());
+        let inputs = e.parts_of(&qkv, &rotated);
+        let (mut out, lse) = forward::forward(inputs, e, &self.plan, self.precision);
+        // No output is greater than the values.
+        out.par_iter_mut().for_each(|x| eight::by_scale(x, scale));
+        (out, lse)
     }
 
     /// Multiplies each head of `x` `[L, Nq, K]` by its gate, in place.
@@ -228,6 +253,18 @@ impl LayerOp {
         });
         (dqkv, dnorms)
     }
+}
+
+/// Rounds some columns of rows of `width` numbers to 8-bit floats with one scale, which it gives.
+fn round_columns(x: &mut [f32], width: usize, columns: std::ops::Range<usize>) -> f32 {
+    let own = x.chunks_exact(width).map(|row| &row[columns.clone()]);
+    let scale = eight::whole_scale(eight::greatest(own.flatten()));
+    x.par_chunks_exact_mut(width).for_each(|row| {
+        row[columns.clone()]
+            .iter_mut()
+            .for_each(|x| eight::by_scale(x, scale))
+    });
+    scale
 }
 
 struct Rotate<'a> {
@@ -338,8 +375,13 @@ impl CustomOp3 for LayerOp {
         let (e, qkv) = (self.extents, floats(qkv, l)?);
         let norms = [floats(q_norm, lq)?, floats(k_norm, lk)?];
         let rotated = self.with_angles(|angles| Ok(self.rotate(qkv, norms, angles)))?;
-        let inputs = e.parts_of(qkv, &rotated);
-        let (mut out, lse) = forward::forward(inputs, e, &self.plan, self.precision);
+        let (mut out, lse) = match self.precision {
+            Precision::Fp8 => self.forward_eight(qkv, rotated),
+            _ => {
+                let inputs = e.parts_of(qkv, &rotated);
+                forward::forward(inputs, e, &self.plan, self.precision)
+            }
+        };
         self.gate(qkv, &mut out);
         // A second call of the same operation has the same inputs.
         let _ = self.lse.set(lse);

@@ -11,8 +11,9 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
-use crate::gemm::{Matrix, Precision};
+use crate::gemm::{Matrix, Precision, eight};
 use crate::storage::{floats, with_floats};
 
 /// Queries that see the same keys.
@@ -121,11 +122,14 @@ pub fn attention(
         head,
     };
     plan.check(extents)?;
+    let trains = q.track_op() || k.track_op() || v.track_op();
     let op = Attention {
         plan: plan.clone(),
-        precision,
+        precision: if trains { precision.wider() } else { precision },
         extents,
         lse: OnceLock::new(),
+        #[cfg(feature = "cuda")]
+        trains,
         #[cfg(feature = "cuda")]
         cuda_lse: OnceLock::new(),
     };
@@ -177,9 +181,34 @@ struct Attention {
     extents: Extents,
     /// The logarithm to base 2 of the sum of exponentials `[Nq, Lq]`, from the forward pass; +inf where no key is seen.
     lse: OnceLock<Vec<f32>>,
-    /// The same on a GPU.
+    /// Whether gradients will be wanted.
+    #[cfg(feature = "cuda")]
+    trains: bool,
+    /// The logarithms on a GPU.
     #[cfg(feature = "cuda")]
     cuda_lse: OnceLock<crate::cuda::Lse>,
+}
+
+impl Attention {
+    fn forward(&self, inputs: [&[f32]; 3]) -> (Vec<f32>, Vec<f32>) {
+        let inputs = self.extents.views(inputs);
+        forward::forward(inputs, self.extents, &self.plan, self.precision)
+    }
+
+    /// With inputs and outputs rounded to 8-bit floats; the products of those are exact in bf16.
+    fn forward_eight(&self, inputs: [&[f32]; 3]) -> (Vec<f32>, Vec<f32>) {
+        let rounded = inputs.map(|x| {
+            let mut x = x.to_vec();
+            let scale = eight::whole_scale(eight::greatest(x.iter()));
+            x.par_iter_mut().for_each(|x| eight::by_scale(x, scale));
+            (x, scale)
+        });
+        let (mut out, lse) = self.forward(rounded.each_ref().map(|(x, _)| &x[..]));
+        // No output is greater than the values.
+        let scale = rounded[2].1;
+        out.par_iter_mut().for_each(|x| eight::by_scale(x, scale));
+        (out, lse)
+    }
 }
 
 impl CustomOp3 for Attention {
@@ -196,10 +225,11 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let inputs = self
-            .extents
-            .views([floats(q, lq)?, floats(k, lk)?, floats(v, lv)?]);
-        let (out, lse) = forward::forward(inputs, self.extents, &self.plan, self.precision);
+        let inputs = [floats(q, lq)?, floats(k, lk)?, floats(v, lv)?];
+        let (out, lse) = match self.precision {
+            Precision::Fp8 => self.forward_eight(inputs),
+            _ => self.forward(inputs),
+        };
         // A second call of the same operation has the same inputs.
         let _ = self.lse.set(lse);
         Ok((CpuStorage::F32(out), lq.shape().clone()))
@@ -216,7 +246,8 @@ impl CustomOp3 for Attention {
         lv: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let inputs = [(q, lq), (k, lk), (v, lv)];
-        let (out, lse) = crate::cuda::attention(inputs, &self.plan, self.extents, self.precision)?;
+        let how = (self.precision, self.trains);
+        let (out, lse) = crate::cuda::attention(inputs, &self.plan, self.extents, how)?;
         // A second call of the same operation has the same inputs.
         let _ = self.cuda_lse.set(lse);
         Ok((out, lq.shape().clone()))

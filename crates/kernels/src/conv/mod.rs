@@ -113,7 +113,7 @@ pub fn conv(
     let output = geometry.output;
     let op = Conv {
         geometry,
-        precision,
+        precision: precision.wider(),
     };
     let (x, w) = (x.contiguous()?, w.contiguous()?);
     match bias {

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
+use super::dense::{Job, Split, Wish};
 use super::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
 use super::pointwise::gate_heads;
 use super::rows::{Norm, ROWS, Sum, View, groups, sum_parts};
-use crate::attention::{AttentionPlan, Extents};
+use crate::attention::{AttentionBlock, AttentionPlan, Extents};
 use crate::gemm::Precision;
 
 /// Rows of a tile, threads of a block, and the greatest head that shared memory and registers hold.
@@ -173,7 +174,10 @@ struct Call<'a> {
     gpu: &'a Gpu,
     plan: &'a AttentionPlan,
     e: Extents,
+    /// Of the own kernels.
     precision: Precision,
+    /// Whether cuDNN may compute in 8-bit floats.
+    eight: bool,
 }
 
 impl<'a> Call<'a> {
@@ -193,7 +197,8 @@ impl<'a> Call<'a> {
             gpu,
             plan,
             e,
-            precision,
+            precision: precision.wider(),
+            eight: precision == Precision::Fp8,
         })
     }
 
@@ -207,9 +212,9 @@ impl<'a> Call<'a> {
 
     /// The other side of a tile in the forward and the backward pass, as in the kernels.
     fn columns(&self) -> (usize, usize) {
-        match self.precision {
-            Precision::Bf16 => (64, 32),
+        match self.precision.wider() {
             Precision::F32 => (32, 16),
+            _ => (64, 32),
         }
     }
 
@@ -275,16 +280,56 @@ impl<'a> Call<'a> {
         Ok(packed)
     }
 
-    /// The output `[Lq, Nq, K]` and the logarithms of sums.
-    fn forward(&self, [q, k, v]: [Address; 3]) -> Result<(Floats, Lse)> {
+    /// The output `[Lq, Nq, K]` and the logarithms of sums, with gradients wanted later or not.
+    fn forward(&self, inputs: [Address; 3], trains: bool) -> Result<(Floats, Lse)> {
         let (gpu, e) = (self.gpu, self.e);
-        let lists = Lists::of(gpu, self.plan, e.keys)?;
-        let out = gpu.zeros(e.queries * e.query_heads * e.head)?;
+        let sees = |b: &&AttentionBlock| b.k.iter().any(|k| !k.is_empty());
+        let seeing = self.plan.blocks.iter().filter(sees).map(|b| b.q.len());
+        let count = e.queries * e.query_heads * e.head;
+        let out = match seeing.sum::<usize>() == e.queries {
+            true => gpu.alloc(count)?,
+            false => gpu.zeros(count)?,
+        };
         let lse = gpu.zeros(e.query_heads * e.queries)?;
+        let [to, sums] = [&out, &lse].map(|slice| gpu.address(slice));
+        let wish = Wish {
+            trains,
+            eight: self.eight,
+        };
+        let split = match self.precision {
+            Precision::F32 => None,
+            _ => Split::new(gpu, self.plan, e, wish)?,
+        };
+        match split {
+            None => self.own_forward(self.plan, inputs, [to, sums])?,
+            Some(split) => {
+                let job = Job {
+                    gpu,
+                    extents: e,
+                    scale: self.plan.scale,
+                    inputs,
+                };
+                split.run(&job, to, sums)?;
+                if !split.rest.blocks.is_empty() {
+                    self.own_forward(&split.rest, inputs, [to, sums])?;
+                }
+            }
+        }
+        Ok((out, lse))
+    }
+
+    /// The same for the blocks of `plan` by the kernel of this crate: writes to the output and the logarithms.
+    fn own_forward(
+        &self,
+        plan: &AttentionPlan,
+        [q, k, v]: [Address; 3],
+        [out, lse]: [Address; 2],
+    ) -> Result<()> {
+        let (gpu, e) = (self.gpu, self.e);
+        let lists = Lists::of(gpu, plan, e.keys)?;
         let shared = self.shared(2 * self.columns().0 + TILE);
         let threads = Threads::blocks((lists.count, e.query_heads, 1), (THREADS, 1), shared);
         let (tiles, ranges) = (gpu.address(&lists.tiles), gpu.address(&lists.ranges));
-        let [to, sums] = [&out, &lse].map(|slice| gpu.address(slice));
         launch!(
             gpu,
             self.text(),
@@ -297,10 +342,10 @@ impl<'a> Call<'a> {
             ranges,
             self.logits(),
             self.sizes(),
-            to,
-            sums
+            out,
+            lse
         );
-        Ok((out, lse))
+        Ok(())
     }
 
     /// `out . grad` of each head and query.
@@ -383,12 +428,12 @@ impl<'a> Call<'a> {
     }
 }
 
-/// `attention`: the output, and what the backward pass needs.
+/// `attention`: the output, and what the backward pass needs, if there will be one.
 pub fn attention(
     [(q, lq), (k, lk), (v, lv)]: [(&CudaStorage, &Layout); 3],
     plan: &AttentionPlan,
     e: Extents,
-    precision: Precision,
+    (precision, trains): (Precision, bool),
 ) -> Result<(CudaStorage, Lse)> {
     let gpu = Gpu::of(q);
     let call = Call::new(&gpu, plan, e, precision)?;
@@ -397,7 +442,7 @@ pub fn attention(
     let q = call.pack((floats(q, lq)?, queries), e.queries, None)?;
     let k = call.pack((floats(k, lk)?, keys), e.keys, None)?;
     let v = call.pack((floats(v, lv)?, keys), e.keys, None)?;
-    let (out, lse) = call.forward([q.at, k.at, v.at])?;
+    let (out, lse) = call.forward([q.at, k.at, v.at], trains)?;
     Ok((gpu.storage(out), lse))
 }
 
@@ -436,6 +481,8 @@ pub struct Layer<'a> {
     pub extents: Extents,
     pub norm: Norm<'a>,
     pub precision: Precision,
+    /// Whether gradients will be wanted.
+    pub trains: bool,
 }
 
 impl Layer<'_> {
@@ -460,7 +507,7 @@ impl Layer<'_> {
             self.norm.with_angles(|[sin, cos], turning| {
                 launch!(
                     gpu,
-                    Text::Rows(self.precision),
+                    Text::Rows(call.precision),
                     "norm_turn_pack",
                     Threads::warps(rows),
                     qkv,
@@ -502,7 +549,7 @@ pub fn layer(
     let call = Call::new(&gpu, layer.plan, e, layer.precision)?;
     let qkv = floats(qkv, l)?;
     let [q, k, v] = layer.pack(&call, qkv, [floats(q_norm, lq)?, floats(k_norm, lk)?])?;
-    let (out, lse) = call.forward([q.at, k.at, v.at])?;
+    let (out, lse) = call.forward([q.at, k.at, v.at], layer.trains)?;
     let (at, count) = (gpu.address(&out), e.queries * e.query_heads * e.head);
     let gates = (qkv, e.width(), e.gates());
     gate_heads(&gpu, at, gates, at, (count, e.head, e.query_heads))?;

@@ -8,7 +8,7 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, ValidAsZeroBits,
 };
 use candle_core::cuda_backend::cudarc::nvrtc;
-use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
+use candle_core::cuda_backend::{CudaStorageSlice, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Layout, Result, Shape, Storage, Tensor, bail};
 
@@ -35,6 +35,10 @@ pub enum Text {
     Rows(Precision),
     /// Convolutions.
     Windows(Precision),
+    /// Attentions put together.
+    Merge,
+    /// 8-bit floats.
+    Eight,
     /// Attention with so many numbers a head, a multiple of 16.
     Attention(Precision, usize),
 }
@@ -45,6 +49,8 @@ impl Text {
             Text::Pointwise => "pointwise",
             Text::Rows(_) => "rows",
             Text::Windows(_) => "windows",
+            Text::Merge => "merge",
+            Text::Eight => "eight",
             Text::Attention(..) => "attention",
         }
     }
@@ -54,6 +60,8 @@ impl Text {
             Text::Pointwise => include_str!("source/pointwise.cu"),
             Text::Rows(_) => include_str!("source/rows.cu"),
             Text::Windows(_) => include_str!("source/windows.cu"),
+            Text::Merge => include_str!("source/merge.cu"),
+            Text::Eight => include_str!("source/eight.cu"),
             Text::Attention(..) => include_str!("source/attention.cu"),
         };
         let mut defines = String::new();
@@ -186,6 +194,22 @@ impl Gpu {
 
     /// A kernel, compiled when it is first asked for.
     pub fn function(&self, text: Text, name: &str) -> Result<CudaFunction> {
+        type Known = HashMap<(DeviceId, Text), HashMap<String, CudaFunction>>;
+        static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
+        let of = (self.device.id(), text);
+        // Another thread's panic leaves the map whole.
+        let mut known =
+            (KNOWN.get_or_init(Default::default).lock()).unwrap_or_else(|e| e.into_inner());
+        if let Some(found) = known.get(&of).and_then(|all| all.get(name)) {
+            return Ok(found.clone());
+        }
+        let found = self.load(text, name)?;
+        let all = known.entry(of).or_default();
+        all.insert(name.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    fn load(&self, text: Text, name: &str) -> Result<CudaFunction> {
         static COMPILED: OnceLock<Mutex<HashMap<(Text, (i32, i32)), Arc<str>>>> = OnceLock::new();
         let context = self.stream.context();
         let capability = context.compute_capability().w()?;

@@ -3,7 +3,7 @@
 //! What is linked are jumps (`tools/cuda-toolkit` makes them) that ask `dlsym` when first called; here the libraries are
 //! opened for them.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -37,12 +37,54 @@ const LIBRARIES: [Library; 6] = [
     },
 ];
 
+/// What is opened if it is there: fused attention.
+const CUDNN: &str = "libcudnn.so.9";
+/// How it was found, or why it was not.
+static FOUND_CUDNN: OnceLock<std::result::Result<Opened, String>> = OnceLock::new();
+
 /// Needed only if the next one cannot be opened without it: its name depends on the release.
 const OPTIONAL: &str = "libnvrtc-builtins.so.13.0";
 
 struct Library {
     name: &'static str,
     from: &'static str,
+}
+
+/// A library that stays open.
+pub struct Opened(*mut c_void);
+
+// SAFETY: handles of libraries may be used by any thread.
+unsafe impl Send for Opened {}
+// SAFETY: as above.
+unsafe impl Sync for Opened {}
+
+impl Opened {
+    /// One of its functions.
+    pub fn find(&self, name: &CStr) -> std::result::Result<*mut c_void, String> {
+        // SAFETY: the library is open.
+        let found = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        match found.is_null() {
+            true => Err(format!("the library has no {}", name.to_string_lossy())),
+            false => Ok(found),
+        }
+    }
+}
+
+/// cuDNN, if `open` or `open_cudnn` found it.
+pub fn cudnn() -> std::result::Result<&'static Opened, String> {
+    match FOUND_CUDNN.get() {
+        Some(found) => found.as_ref().map_err(Clone::clone),
+        None => Err("no libraries were opened".into()),
+    }
+}
+
+/// Opens cuDNN alone, which needs no driver.
+pub fn open_cudnn(folders: &[PathBuf]) {
+    FOUND_CUDNN.get_or_init(|| {
+        open_one(CUDNN, &places(folders)).map_err(|why| {
+            format!("{CUDNN} is missing: it comes with pip install nvidia-cudnn-cu13 ({why})")
+        })
+    });
 }
 
 /// Opens all libraries, once; where one is not on the system's own path it is looked for in `folders`.
@@ -67,28 +109,42 @@ pub fn open_compiler(folders: &[PathBuf]) -> Result<()> {
 }
 
 fn open_all(folders: &[PathBuf]) -> std::result::Result<(), String> {
-    open_some(folders, |_| true)
+    open_some(folders, |_| true)?;
+    open_cudnn(folders);
+    Ok(())
+}
+
+/// Folders to look into: those given, and those of Python's packages below them.
+fn places(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    for folder in folders {
+        places.push(folder.clone());
+        places.extend(inside(folder));
+    }
+    places
+}
+
+/// Opens a library where the system has it, else in the first of `places` that does.
+fn open_one(name: &str, places: &[PathBuf]) -> std::result::Result<Opened, String> {
+    let mut why = String::new();
+    for path in std::iter::once(PathBuf::from(name)).chain(places.iter().map(|p| p.join(name))) {
+        match dlopen(&path) {
+            Ok(opened) => return Ok(opened),
+            // What is wrong with a file that is there says more than that others are not.
+            Err(is) if is.contains("No such file") && !why.is_empty() => {}
+            Err(is) => why = is,
+        }
+    }
+    Err(why)
 }
 
 fn open_some(
     folders: &[PathBuf],
     wanted: impl Fn(&Library) -> bool,
 ) -> std::result::Result<(), String> {
-    let mut places = Vec::new();
-    for folder in folders {
-        places.push(folder.clone());
-        places.extend(inside(folder));
-    }
+    let places = places(folders);
     for library in LIBRARIES.iter().filter(|library| wanted(library)) {
-        let found = std::iter::once(PathBuf::from(library.name))
-            .chain(places.iter().map(|place| place.join(library.name)))
-            .map(|path| dlopen(&path))
-            .fold(Err(String::new()), |found, next| match (&found, &next) {
-                (Ok(()), _) => found,
-                // What was wrong with a file that is there says more than that others are not.
-                (Err(was), Err(is)) if is.contains("No such file") && !was.is_empty() => found,
-                _ => next,
-            });
+        let found = open_one(library.name, &places);
         if let Err(why) = found
             && library.name != OPTIONAL
         {
@@ -124,12 +180,12 @@ fn children(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Opens a library for all that asks for symbols later.
-fn dlopen(path: &Path) -> std::result::Result<(), String> {
+fn dlopen(path: &Path) -> std::result::Result<Opened, String> {
     let name = CString::new(path.as_os_str().as_encoded_bytes()).map_err(|e| e.to_string())?;
     // SAFETY: CUDA's libraries may be opened by any thread; the handle stays open for the process's life.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
     if !handle.is_null() {
-        return Ok(());
+        return Ok(Opened(handle));
     }
     // SAFETY: after a failure dlerror gives a C string that is valid until the next call of this thread.
     let message = unsafe { CStr::from_ptr(libc::dlerror()) };

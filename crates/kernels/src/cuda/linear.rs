@@ -2,6 +2,7 @@
 
 use candle_core::{CudaStorage, Layout, Result, Tensor};
 
+use super::eight::{Eight, product};
 use super::gpu::{Address, Data, Gpu, data, floats, with_data};
 use super::product::{Gemm, Matrix};
 use super::rows::sum_columns;
@@ -52,6 +53,12 @@ pub fn linear(
     let e = extents(lx.dims(), lw.dims(), segments);
     let bytes = Gpu::width(precision);
     let bias = bias.map(|(b, lb)| floats(b, lb)).transpose()?;
+    if precision == Precision::Fp8 {
+        let outputs = segments.groups() * e.output;
+        let x = Eight::new(&gpu, data(x, lx)?, (e.rows, e.input))?;
+        let w = Eight::new(&gpu, data(w, lw)?, (outputs, e.input))?;
+        return product(&gpu, [&x, &w], bias, segments);
+    }
     let x = gpu.operand(data(x, lx)?, e.rows * e.input, precision)?;
     let w = gpu.operand(data(w, lw)?, lw.shape().elem_count(), precision)?;
     let y = match segments.covers(e.rows) {
@@ -60,17 +67,21 @@ pub fn linear(
     };
     for (range, group) in segments.parts() {
         let to = gpu.address(&y) + (4 * range.start * e.output) as u64;
-        if let Some(bias) = bias {
-            let row = bias + (4 * group * e.output) as u64;
-            gpu.fill_rows(row, to, range.len(), e.output)?;
-        }
-        let gemm = Gemm {
+        let mut gemm = Gemm {
             size: [range.len(), e.output, e.input],
             a: rows(x.at + (bytes * range.start * e.input) as u64, e.input),
             b: turned(w.at + (bytes * group * e.output * e.input) as u64, e.input),
             c: (to, e.output),
-            beta: if bias.is_some() { 1.0 } else { 0.0 },
+            beta: 0.0,
         };
+        if let Some(bias) = bias {
+            let row = bias + (4 * group * e.output) as u64;
+            if precision == Precision::Bf16 && gpu.multiply_and_add(&gemm, row)? {
+                continue;
+            }
+            gpu.fill_rows(row, to, range.len(), e.output)?;
+            gemm.beta = 1.0;
+        }
         gpu.gemm(gemm, precision)?;
     }
     Ok(gpu.storage(y))

@@ -6,9 +6,13 @@
 mod adam;
 mod attention;
 mod conv;
+mod cudnn;
+mod dense;
+mod eight;
 mod gpu;
 mod libraries;
 mod linear;
+mod lt;
 mod pointwise;
 mod product;
 mod rows;
@@ -23,6 +27,8 @@ use candle_core::{Device, Result, bail};
 pub(crate) use adam::adam;
 pub(crate) use attention::{Layer, Lse, attention, attention_backward, layer, layer_backward};
 pub(crate) use conv::{conv, conv_backward};
+pub use cudnn::{Shape as DenseShape, plan_for};
+pub use dense::{Fused, fused_attention, set_fused};
 pub use gpu::{Text, compile};
 pub(crate) use linear::{linear, linear_backward};
 pub(crate) use pointwise::{
@@ -46,6 +52,11 @@ pub fn open_libraries(folders: &[PathBuf]) -> Result<()> {
 /// As [`open_libraries`].
 pub fn open_compiler(folders: &[PathBuf]) -> Result<()> {
     libraries::open_compiler(folders)
+}
+
+/// Opens cuDNN, as [`open_libraries`] does; enough for [`plan_for`].
+pub fn open_cudnn(folders: &[PathBuf]) {
+    libraries::open_cudnn(folders);
 }
 
 /// GPU number `ordinal`, after [`open_libraries`].

@@ -40,9 +40,9 @@ pub struct Gemm {
 impl Gpu {
     /// Bytes of a number for products.
     pub fn width(precision: Precision) -> usize {
-        match precision {
-            Precision::Bf16 => 2,
+        match precision.wider() {
             Precision::F32 => 4,
+            _ => 2,
         }
     }
 
@@ -102,9 +102,9 @@ impl Gpu {
             bail!("a product of {m} x {k} and {k} x {n}");
         }
         let op = |turned| if turned { CUBLAS_OP_T } else { CUBLAS_OP_N };
-        let kind = match precision {
-            Precision::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+        let kind = match precision.wider() {
             Precision::F32 => sys::cudaDataType::CUDA_R_32F,
+            _ => sys::cudaDataType::CUDA_R_16BF,
         };
         let (alpha, beta) = (1.0f32, gemm.beta);
         let blas = self.device().cublas_handle();

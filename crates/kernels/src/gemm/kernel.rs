@@ -61,11 +61,11 @@ impl Engine {
 }
 
 impl Kernel {
-    /// The kernel for the current `isa()`.
+    /// The kernel for the current `isa()`; blocks of 8-bit floats are multiplied as bf16.
     pub fn new(precision: Precision) -> Self {
         Self {
             isa: isa(),
-            precision,
+            precision: precision.wider(),
         }
     }
 

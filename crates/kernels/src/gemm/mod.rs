@@ -35,6 +35,7 @@ mod avx2;
 mod avx512;
 mod check;
 mod dense;
+pub(crate) mod eight;
 #[cfg(target_arch = "x86_64")]
 mod expand;
 pub(crate) mod few_bits;
@@ -63,4 +64,18 @@ pub enum Precision {
     F32,
     /// Both inputs rounded to bf16, to nearest even.
     Bf16,
+    /// Rows of both inputs of linear maps divided by a scale each (their greatest size over 448) and rounded to 8-bit
+    /// floats (E4M3), to nearest even; queries, keys, values and outputs of attention likewise, with one scale each, where
+    /// no gradients are wanted; all other products as [`Precision::Bf16`]. Gives no gradients of linear maps.
+    Fp8,
+}
+
+impl Precision {
+    /// The precision of products that are not those of linear maps, and of layers that bear fewer bits badly.
+    pub fn wider(self) -> Self {
+        match self {
+            Self::F32 => Self::F32,
+            Self::Bf16 | Self::Fp8 => Self::Bf16,
+        }
+    }
 }

@@ -4,6 +4,7 @@
 typedef unsigned long long u64;
 typedef unsigned int u32;
 typedef unsigned short u16;
+typedef unsigned char u8;
 
 // The number of this thread in a grid of one dimension. 32 bits, as divisions of 64 bits cost more than what memory-bound
 // kernels do otherwise; whoever starts them has fewer than 2^32.
@@ -23,6 +24,12 @@ __device__ __forceinline__ u16 to_bf16(float x) {
 }
 
 __device__ __forceinline__ float from_bf16(u16 x) { return __uint_as_float((u32)x << 16); }
+
+// E4M3: exponent and mantissa put into those of an f32 are 2^-120 of the number.
+__device__ __forceinline__ float from_e4m3(u32 byte) {
+    if ((byte & 0x7fu) == 0x7fu) return __uint_as_float(0x7fc00000u);
+    return __uint_as_float((byte & 0x7fu) << 20 | (byte & 0x80u) << 24) * 1.329227995784916e36f;
+}
 
 // The numbers that go into products: bf16 or f32, by the precision.
 #ifdef BF16
