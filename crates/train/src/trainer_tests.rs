@@ -42,6 +42,7 @@ impl Task for Products {
         Ok(StepLoss {
             total,
             metrics: metrics([("loss", loss)]),
+            operations: 0.0,
         })
     }
 

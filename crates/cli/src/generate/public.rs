@@ -149,7 +149,7 @@ fn dry_run(
     }
     pipeline.check(parts)?;
     let cost = pipeline.estimate(plan)?;
-    let rate = operations_per_second()?;
+    let rate = operations_per_second(pipeline.model.device())?;
     let seconds = cost.operations() / rate;
     if args.json {
         ui::event(&json!({

@@ -18,10 +18,9 @@ use crate::error::Result;
 
 /// Bytes of an activation.
 const F32: u64 = 4;
-/// Decoders hold, at their widest, about so many numbers for each pixel of a window.
+/// The exact decoder holds, at its widest, about so many numbers for each pixel of the frames that it makes at once,
+/// divided by 16.
 const DECODER_NUMBERS: u64 = 200;
-/// Pictures that the fast decoder makes at once: 7 latent frames and one on either side.
-const DECODER_FRAMES: u64 = 9 * TIME_STRIDE as u64;
 
 /// One stage that runs a transformer or a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -157,9 +156,9 @@ fn decode_stage(plan: &PublicPlan, model: &PublicModel) -> StageEstimate {
     };
     let grid = plan.refined.unwrap_or(plan.latents);
     let pixels = (grid.width * grid.height * SPACE_STRIDE * SPACE_STRIDE) as u64;
-    let frames = match plan.request.decoder {
-        Decoder::Fast => DECODER_FRAMES,
-        Decoder::Exact => TIME_STRIDE as u64,
+    let activations = match (plan.request.decoder, model.fast_decoder_config()) {
+        (Decoder::Fast, Ok(config)) => config.activation_bytes(grid.height, grid.width),
+        _ => pixels * TIME_STRIDE as u64 * DECODER_NUMBERS * F32 / SPACE_STRIDE as u64,
     };
     StageEstimate {
         name: "decode",
@@ -168,7 +167,7 @@ fn decode_stage(plan: &PublicPlan, model: &PublicModel) -> StageEstimate {
         passes: 1,
         operations: 0.0,
         weights: stored(model, part).1,
-        activations: pixels * frames * DECODER_NUMBERS * F32 / SPACE_STRIDE as u64,
+        activations,
         memory: None,
     }
 }
@@ -183,24 +182,27 @@ fn stored(model: &PublicModel, part: Part) -> (u64, u64) {
     }
 }
 
-/// How many operations a second this machine does in bf16 products, measured now in a fraction of a second.
+/// How many operations a second a device does in bf16 products, measured now in a fraction of a second.
 ///
 /// # Errors
 /// No memory.
-pub fn operations_per_second() -> Result<f64> {
-    const SIZE: usize = 1024;
+pub fn operations_per_second(device: &Device) -> Result<f64> {
     const SECONDS: f64 = 0.3;
-    let ones = |dtype| Tensor::ones((SIZE, SIZE), DType::F32, &Device::Cpu)?.to_dtype(dtype);
+    let size = if device.is_cpu() { 1024 } else { 4096 };
+    let ones = |dtype| Tensor::ones((size, size), DType::F32, device)?.to_dtype(dtype);
     let (x, weight) = (ones(DType::F32)?, ones(DType::BF16)?);
-    let rows = Segments::single(SIZE);
-    let once = || linear(&x, &weight, None, &rows, Precision::Bf16);
+    let rows = Segments::single(size);
+    let once = || -> candle_core::Result<()> {
+        linear(&x, &weight, None, &rows, Precision::Bf16)?;
+        device.synchronize()
+    };
     once()?;
     let (start, mut runs) = (Instant::now(), 0);
     while start.elapsed().as_secs_f64() < SECONDS {
         once()?;
         runs += 1;
     }
-    let operations = 2.0 * (SIZE * SIZE * SIZE) as f64 * f64::from(runs);
+    let operations = 2.0 * (size as f64).powi(3) * f64::from(runs);
     Ok(operations / start.elapsed().as_secs_f64())
 }
 

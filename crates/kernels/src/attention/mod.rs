@@ -4,6 +4,7 @@ mod backward;
 mod forward;
 mod layer;
 mod tiles;
+mod wide;
 
 pub use layer::{SelfAttention, self_attention};
 
@@ -121,6 +122,9 @@ pub fn attention(
         head,
     };
     plan.check(extents)?;
+    if head > wide::WIDEST && q.device().is_cuda() {
+        return wide::attention([q, k, v], plan, precision);
+    }
     let op = Attention {
         plan: plan.clone(),
         precision,

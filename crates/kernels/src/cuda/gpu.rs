@@ -37,6 +37,8 @@ pub enum Text {
     Windows(Precision),
     /// Attention with so many numbers a head, a multiple of 16.
     Attention(Precision, usize),
+    /// Matrices in fewer bits to bf16.
+    Expand,
 }
 
 impl Text {
@@ -46,6 +48,7 @@ impl Text {
             Text::Rows(_) => "rows",
             Text::Windows(_) => "windows",
             Text::Attention(..) => "attention",
+            Text::Expand => "expand",
         }
     }
 
@@ -55,6 +58,7 @@ impl Text {
             Text::Rows(_) => include_str!("source/rows.cu"),
             Text::Windows(_) => include_str!("source/windows.cu"),
             Text::Attention(..) => include_str!("source/attention.cu"),
+            Text::Expand => include_str!("source/expand.cu"),
         };
         let mut defines = String::new();
         if let Text::Rows(Precision::Bf16)

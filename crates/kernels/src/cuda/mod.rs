@@ -6,12 +6,15 @@
 mod adam;
 mod attention;
 mod conv;
+mod expand;
 mod gpu;
 mod libraries;
 mod linear;
+mod memory;
 mod pointwise;
 mod product;
 mod rows;
+mod upload;
 
 use std::path::PathBuf;
 
@@ -22,14 +25,18 @@ use candle_core::{Device, Result, bail};
 
 pub(crate) use adam::adam;
 pub(crate) use attention::{Layer, Lse, attention, attention_backward, layer, layer_backward};
+pub(crate) use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 pub(crate) use conv::{conv, conv_backward};
+pub(crate) use expand::expand;
 pub use gpu::{Text, compile};
 pub(crate) use linear::{linear, linear_backward};
+pub(crate) use memory::{forget_peak, memory, name};
 pub(crate) use pointwise::{
     Cut, gate, gate_backward, overlap, overlap_backward, snake, snake_backward, swiglu,
     swiglu_backward, unary, unary_backward, upsample, upsample_backward,
 };
 pub(crate) use rows::{Norm, layer_norm, layer_norm_backward, norm_turn, norm_turn_backward};
+pub(crate) use upload::upload;
 
 /// Opens CUDA's libraries, looking into `folders` for those that the system does not find by itself: folders of
 /// libraries, Python's `site-packages`, or virtual environments.

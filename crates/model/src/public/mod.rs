@@ -19,7 +19,7 @@ pub mod wan_vae;
 
 pub use error::{PublicError, Result};
 pub use folder::{Inventory, Part, PartState, PublicModel};
-pub use init::{RandomModel, write_random_part};
+pub use init::{RandomModel, RandomPart, write_random_part};
 pub use picture::Picture;
 pub use preset::Preset;
 pub use stages::TextStage;

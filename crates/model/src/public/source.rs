@@ -175,6 +175,7 @@ impl<S: TensorSource> TensorSource for Renamed<S> {
 pub struct Checkpoint<'a> {
     source: &'a dyn TensorSource,
     prefix: String,
+    device: Device,
 }
 
 impl<'a> Checkpoint<'a> {
@@ -183,7 +184,21 @@ impl<'a> Checkpoint<'a> {
         Self {
             source,
             prefix: String::new(),
+            device: Device::Cpu,
         }
+    }
+
+    /// The same tensors, put on a device as they are read.
+    pub fn on(self, device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            ..self
+        }
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The tensors one step down: `w.at("a").at(0)` has those called `a.0.…`.
@@ -191,6 +206,7 @@ impl<'a> Checkpoint<'a> {
         Self {
             source: self.source,
             prefix: format!("{}{part}.", self.prefix),
+            device: self.device.clone(),
         }
     }
 
@@ -220,9 +236,10 @@ impl<'a> Checkpoint<'a> {
     pub fn f32(&self, name: &str) -> Result<Tensor> {
         let name = self.name(name);
         let tensor = self.source.tensor(&name)?.to_dtype(DType::F32)?;
-        finite(&tensor)
-            .then_some(tensor)
-            .ok_or(PublicError::NotFinite { name })
+        match finite(&tensor) {
+            true => Ok(tensor.to_device(&self.device)?),
+            false => Err(PublicError::NotFinite { name }),
+        }
     }
 
     /// As [`Checkpoint::f32`], of this shape.
@@ -243,7 +260,7 @@ impl<'a> Checkpoint<'a> {
         let full = self.name(name);
         let tensor = self.source.tensor(&full)?;
         match tensor.dtype() {
-            DType::BF16 => Ok(tensor),
+            DType::BF16 => Ok(tensor.to_device(&self.device)?),
             _ => self.f32(name),
         }
     }
@@ -254,7 +271,7 @@ impl<'a> Checkpoint<'a> {
     /// When it is missing, cannot be read, or a row is beyond its end.
     pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Tensor> {
         let tensor = self.source.rows(&self.name(name), rows)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+        Ok(tensor.to_dtype(DType::F32)?.to_device(&self.device)?)
     }
 
     pub(super) fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {

@@ -20,6 +20,14 @@ use super::{
     wan_vae::{LatentStats, unpatchify},
 };
 
+/// Blocks that are run on a strip of the picture at a time, from the end.
+const STRIPPED: usize = 2;
+/// Bytes of the widest tensor of a strip; four of them are there at once. At 1080p the 36 pictures of a window make
+/// 9.6 GB of 128 channels at half the size, so three strips of 3.2 GB and what they overlap: the decoder then needs
+/// 20 GB: 4.8 of 256 channels at a quarter of the size, which the strips are cut from, and 4 x 3.7. It does not depend
+/// on the memory that is there.
+const STRIP_BYTES: usize = 4 << 30;
+
 /// The fast decoder.
 pub struct TurboDecoder {
     input: TimeConv,
@@ -31,6 +39,7 @@ pub struct TurboDecoder {
     output: TimeConv,
     stats: LatentStats,
     config: TurboConfig,
+    strip_bytes: usize,
 }
 
 /// One window of a clip: which latent frames go in, and which pictures of the result count.
@@ -82,7 +91,7 @@ impl TurboDecoder {
         let mut shuffle = None;
         if !config.use_unpatchify {
             let conv = Conv::load(&weights.at("upsampler2d_1").at("conv"), precision)?;
-            let norm = RmsNorm::plain(channels, NORM_EPS)?;
+            let norm = RmsNorm::plain(channels, NORM_EPS, weights.device())?;
             shuffle = Some((norm, conv.padded(&[(1, 1), (1, 1)])));
             channels /= config.patch_size * config.patch_size;
         }
@@ -96,10 +105,11 @@ impl TurboDecoder {
             )?,
             blocks,
             shuffle,
-            norm: RmsNorm::plain(channels, NORM_EPS)?,
+            norm: RmsNorm::plain(channels, NORM_EPS, weights.device())?,
             output: TimeConv::load(&weights.at("conv_out"), false, precision)?,
-            stats,
+            stats: stats.on(weights.device())?,
             config,
+            strip_bytes: STRIP_BYTES,
         })
     }
 
@@ -154,17 +164,80 @@ impl TurboDecoder {
         Ok(())
     }
 
+    /// Operations of decoding so many latent frames of this height and width, an addition and a multiplication being
+    /// two; what strips compute twice is counted once.
+    pub fn operations(&self, [frames, height, width]: [usize; 3]) -> f64 {
+        let (windows, _) = windows(frames, &self.config);
+        let each = windows.iter().enumerate().map(|(i, window)| {
+            let mut size = [window.latents.len(), height, width];
+            let mut sum = self.input.operations(size.iter().product());
+            for block in std::iter::once(&self.middle).chain(&self.blocks) {
+                sum += block.operations(&mut size, i == 0);
+            }
+            let positions = size.iter().product::<usize>();
+            let (shuffle, scale) = match &self.shuffle {
+                Some((_, conv)) => (conv.operations(positions), 4),
+                None => (0.0, 1),
+            };
+            sum + shuffle + self.output.operations(positions * scale)
+        });
+        each.sum()
+    }
+
     /// `z` `[1, F, h, w, C]` to `[T, H, W, 3]`.
     fn window(&self, z: &Tensor, first: bool) -> Result<Tensor> {
-        let mut x = self.middle.apply(&self.input.apply(z)?, first)?;
-        for block in &self.blocks {
+        let mut x = self.input.apply(z)?;
+        x = self.middle.apply(&x, first)?;
+        let (whole, stripped) = self.blocks.split_at(self.blocks.len().saturating_sub(STRIPPED));
+        for block in whole {
+            x = block.apply(&x, first)?;
+        }
+        let (height, rows) = (x.dim(2)?, self.strip_rows(&x, stripped.len())?);
+        if rows >= height {
+            return self.finish(x, stripped, first);
+        }
+        // What lies further from a strip than this does not change it.
+        let last = self.output.rows() + self.shuffle.as_ref().map_or(0, |(_, c)| c.taps(0) / 2);
+        let beyond = (stripped.iter().rev()).fold(last, |rows, block| block.rows_before(rows));
+        let mut strips = Vec::with_capacity(height.div_ceil(rows));
+        for start in (0..height).step_by(rows) {
+            let end = (start + rows).min(height);
+            let (from, to) = (start.saturating_sub(beyond), (end + beyond).min(height));
+            let part = x.narrow(2, from, to - from)?.contiguous()?;
+            let pictures = self.finish(part, stripped, first)?;
+            let scale = pictures.dim(1)? / (to - from);
+            let rows = pictures.narrow(1, (start - from) * scale, (end - start) * scale)?;
+            strips.push(rows.contiguous()?);
+        }
+        Ok(Tensor::cat(&strips, 1)?)
+    }
+
+    /// Rows of `x` `[1, T, H, W, C]` that make a strip for the last so many blocks.
+    fn strip_rows(&self, x: &Tensor, blocks: usize) -> Result<usize> {
+        let (_, frames, _, width, _) = x.dims5()?;
+        let (mut space, mut time, mut widest) = (1, 1, 1);
+        let all = self.config.blocks();
+        for block in &all[all.len() - blocks..] {
+            let (by, frames) = block.enlarge.factors();
+            (space, time) = (space * by, time * frames);
+            widest = widest.max(space * space * time * block.out_channels);
+        }
+        let row = frames * width * widest * size_of::<f32>();
+        Ok((self.strip_bytes / row).max(1))
+    }
+
+    /// The last blocks, and `x` `[1, T, H, W, C]` to pictures `[T, H, W, 3]`.
+    fn finish(&self, mut x: Tensor, blocks: &[Block], first: bool) -> Result<Tensor> {
+        for block in blocks {
             x = block.apply(&x, first)?;
         }
         if let Some((norm, conv)) = &self.shuffle {
             let frames = silu(&norm.apply(&x)?)?.squeeze(0)?;
             x = shuffle(&conv.apply(&frames)?)?.unsqueeze(0)?;
         }
-        let x = self.output.apply(&silu(&self.norm.apply(&x)?)?)?;
+        x = self.norm.apply(&x)?;
+        x = silu(&x)?;
+        let x = self.output.apply(&x)?;
         match self.config.use_unpatchify {
             true => unpatchify(&x),
             false => Ok(x.squeeze(0)?),
@@ -213,6 +286,34 @@ mod tests {
             ..TurboConfig::default()
         };
         windows(frames, &config)
+    }
+
+    #[test]
+    fn the_public_decoder_fits_a_small_gpu_at_1080p() {
+        let bytes = TurboConfig::public().activation_bytes(68, 120);
+        // Four times 36 pictures of 256 channels at a quarter of the size are the least.
+        let quarter = 4 * 4 * 36 * 272 * 480 * 256;
+        assert!((quarter..24 << 30).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn strips_give_the_same_pictures() {
+        use crate::public::{Part, Preset, write_random_part};
+        let folder = tempfile::tempdir().unwrap();
+        let preset = Preset::tiny();
+        write_random_part(folder.path(), &preset, Part::FastDecoder, 3, &mut |_| ()).unwrap();
+        let model = crate::public::PublicModel::open(folder.path()).unwrap();
+        let mut decoder = model.fast_video_decoder(Precision::F32).unwrap();
+        let latents = Tensor::randn(0f32, 1., (48, 3, 7, 4), &candle_core::Device::Cpu).unwrap();
+        let whole = decoder.decode(&latents).unwrap();
+        let (one, two) = (decoder.operations([3, 7, 4]), decoder.operations([3, 14, 4]));
+        assert!(one > 0.0 && (two / one - 2.0).abs() < 1e-9);
+        for bytes in [1, 1 << 20] {
+            decoder.strip_bytes = bytes;
+            let apart = (decoder.decode(&latents).unwrap() - &whole).unwrap();
+            let most = apart.abs().unwrap().max_all().unwrap();
+            assert!(most.to_scalar::<f32>().unwrap() < 1e-5, "{bytes}: {most}");
+        }
     }
 
     #[test]

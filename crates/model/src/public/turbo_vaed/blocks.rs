@@ -45,6 +45,16 @@ impl TimeConv {
         Ok(Self { convs, reach })
     }
 
+    /// Operations of so many outputs.
+    pub(super) fn operations(&self, positions: usize) -> f64 {
+        self.convs.iter().map(|conv| conv.operations(positions)).sum()
+    }
+
+    /// Rows above and below that an output row sees.
+    pub(super) fn rows(&self) -> usize {
+        self.convs.iter().map(|conv| conv.taps(1) / 2).sum()
+    }
+
     /// `x` `[1, T, H, W, Cin]` to `[1, T, H, W, Cout]`.
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let mut y = match self.reach {
@@ -84,14 +94,14 @@ impl Residual {
         let conv = |name| TimeConv::load(&weights.at(name), block.depthwise, common.precision);
         Ok(Self {
             norms: [
-                RmsNorm::plain(channels.0, NORM_EPS)?,
-                RmsNorm::plain(channels.1, NORM_EPS)?,
+                RmsNorm::plain(channels.0, NORM_EPS, weights.device())?,
+                RmsNorm::plain(channels.1, NORM_EPS, weights.device())?,
             ],
             convs: [conv("conv1")?, conv("conv2")?],
             shortcut: match channels.0 == channels.1 {
                 true => None,
                 false => Some((
-                    RmsNorm::plain(channels.0, common.shortcut_eps)?,
+                    RmsNorm::plain(channels.0, common.shortcut_eps, weights.device())?,
                     conv("conv_shortcut")?,
                 )),
             },
@@ -99,15 +109,32 @@ impl Residual {
         })
     }
 
+    /// Operations of so many outputs.
+    fn operations(&self, positions: usize) -> f64 {
+        let beside = self.shortcut.iter().map(|(_, conv)| conv);
+        let convs = self.convs.iter().chain(beside);
+        convs.map(|conv| conv.operations(positions)).sum()
+    }
+
+    /// Rows above and below that an output row sees.
+    fn rows(&self) -> usize {
+        let through: usize = self.convs.iter().map(TimeConv::rows).sum();
+        let beside = self.shortcut.as_ref().map_or(0, |(_, conv)| conv.rows());
+        through.max(beside)
+    }
+
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.norms[0].apply(x)?;
-        let y = if self.relu_first {
+        // Each is let go when the next one is there: at the full size of a picture one is several gigabytes.
+        let mut y = self.norms[0].apply(x)?;
+        y = if self.relu_first {
             y.relu()?
         } else {
             silu(&y)?
         };
-        let y = self.convs[0].apply(&y)?;
-        let y = self.convs[1].apply(&silu(&self.norms[1].apply(&y)?)?)?;
+        y = self.convs[0].apply(&y)?;
+        y = self.norms[1].apply(&y)?;
+        y = silu(&y)?;
+        y = self.convs[1].apply(&y)?;
         Ok(match &self.shortcut {
             Some((norm, conv)) => (y + conv.apply(&norm.apply(x)?)?)?,
             None => (y + x)?,
@@ -187,6 +214,36 @@ impl Block {
                 enlarge => Some(Doubling::load(&doubling, enlarge, common.precision)?),
             },
         })
+    }
+
+    /// Rows beyond its input that a part of it must have, for the part's output to have `rows` right ones beyond its own.
+    pub(super) fn rows_before(&self, rows: usize) -> usize {
+        let mut rows = rows + self.layers.iter().map(Residual::rows).sum::<usize>();
+        if let Some(enlarge) = &self.enlarge {
+            let time = enlarge.time.as_ref().map_or(0, TimeConv::rows);
+            rows = (rows + enlarge.space.taps(0) / 2).div_ceil(2) + time;
+        }
+        rows + self.widen.as_ref().map_or(0, Residual::rows)
+    }
+
+    /// Operations for an input of `size`, frames, height and width, which becomes that of the output.
+    pub(super) fn operations(&self, size: &mut [usize; 3], first: bool) -> f64 {
+        let positions = |size: &[usize; 3]| size.iter().product::<usize>();
+        let mut sum = match &self.widen {
+            Some(widen) => widen.operations(positions(size)),
+            None => 0.0,
+        };
+        if let Some(enlarge) = &self.enlarge {
+            if let Some(time) = &enlarge.time {
+                sum += time.operations(positions(size));
+                size[0] = 2 * size[0] - usize::from(first);
+            }
+            size[1] *= 2;
+            size[2] *= 2;
+            sum += enlarge.space.operations(positions(size));
+        }
+        let layers = self.layers.iter();
+        sum + layers.map(|layer| layer.operations(positions(size))).sum::<f64>()
     }
 
     /// `x` `[1, T, H, W, C]`; `first`: the run begins with the clip's first frame.

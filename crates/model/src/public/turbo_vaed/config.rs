@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::{STRIP_BYTES, STRIPPED};
 use crate::{error::ModelError, public::error::Result};
 
 /// The decoder's configuration. Lists run from pixels to latents, as in the file.
@@ -80,6 +81,17 @@ pub(super) enum Enlarge {
     SpaceAndTime,
 }
 
+impl Enlarge {
+    /// By how much height and width are multiplied, and frames.
+    pub(super) fn factors(self) -> (usize, usize) {
+        match self {
+            Self::Nothing => (1, 1),
+            Self::Space => (2, 1),
+            Self::SpaceAndTime => (2, 2),
+        }
+    }
+}
+
 impl TurboConfig {
     /// The public model's configuration file.
     pub const PUBLIC_JSON: &str = include_str!("public.json");
@@ -113,6 +125,31 @@ impl TurboConfig {
             return Err(fail("windows without frames".into()).into());
         }
         Ok(config)
+    }
+
+    /// Bytes of activations at the most while latents of this height and width are decoded, in a window of the usual
+    /// length: of a residual layer its input, what has become of it, that once more with the frames beside it, and what
+    /// it becomes then; the last blocks hold that of a strip, beside what the strips are cut from.
+    pub fn activation_bytes(&self, height: usize, width: usize) -> u64 {
+        const AT_ONCE: u64 = 4;
+        let mut size = [self.step_size + 2, height, width];
+        let (mut most, mut before) = (0, 0);
+        let blocks = self.blocks();
+        for (i, block) in blocks.iter().enumerate() {
+            let (space, time) = block.enlarge.factors();
+            size = [size[0] * time, size[1] * space, size[2] * space];
+            let numbers = size.iter().product::<usize>() * block.out_channels;
+            let bytes = (numbers * size_of::<f32>()) as u64;
+            if i + STRIPPED < blocks.len() {
+                most = most.max(AT_ONCE * bytes);
+                before = bytes;
+            } else {
+                // Strips overlap by about a sixth of them.
+                let strip = bytes.min((STRIP_BYTES + STRIP_BYTES / 6) as u64);
+                most = most.max(before + AT_ONCE * strip);
+            }
+        }
+        most
     }
 
     /// The blocks in the order in which they run.
