@@ -47,7 +47,7 @@ pub struct Bench {
     /// Print what is multiplied, as JSON, and time nothing
     #[arg(long)]
     pub shapes: bool,
-    /// Print the times as JSON
+    /// Print the times as JSON; the table goes to standard error
     #[arg(long)]
     pub json: bool,
     /// Where to compute: cpu, cuda or cuda:1
@@ -228,10 +228,15 @@ pub fn run(args: &Bench, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
             outcome,
         });
     }
-    report(args, (&clip, &device), &measured)
+    report(args, (&clip, &device), &measured, progress)
 }
 
-fn report(args: &Bench, (clip, device): (&Clip, &Device), measured: &[Measured]) -> Result<()> {
+fn report(
+    args: &Bench,
+    (clip, device): (&Clip, &Device),
+    measured: &[Measured],
+    progress: &dyn Progress,
+) -> Result<()> {
     let name = device_name(device).unwrap_or_else(|| "processor".into());
     let peak = args.peak.or_else(|| bf16_peak(device));
     let about = table::About {
@@ -241,7 +246,10 @@ fn report(args: &Bench, (clip, device): (&Clip, &Device), measured: &[Measured])
         duration: clip.duration,
     };
     match args.json {
-        true => println!("{}", table::json(&about, measured)),
+        true => {
+            println!("{}", table::json(&about, measured));
+            progress.note(&table::text(&about, measured));
+        }
         false => print!("{}", table::text(&about, measured)),
     }
     let failed = measured.iter().filter(|m| m.outcome.is_err());

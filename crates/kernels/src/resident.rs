@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use candle_core::{
-    CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use half::bf16;
 use rayon::prelude::*;
@@ -220,6 +220,7 @@ mod tests {
     use super::*;
     use crate::frozen::Numbers;
     use crate::linear::linear_frozen;
+    use candle_core::DType;
 
     fn bytes(count: usize) -> Vec<u8> {
         // Every byte but the two that are no numbers of 8 bits.

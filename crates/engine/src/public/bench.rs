@@ -137,7 +137,8 @@ impl Case<'_> {
                 self.decoding((load, operations), (device, watch), &mut || {
                     Ok(decoder.decode_each(&latents, &mut |pictures| {
                         // Pictures leave the device, as they do on their way into a file.
-                        Ok(drop(pictures.to_device(&Device::Cpu)?))
+                        pictures.to_device(&Device::Cpu)?;
+                        Ok(())
                     })?)
                 })
             }
@@ -148,7 +149,8 @@ impl Case<'_> {
                 let latents = gaussian_noise(2)(&[count, AUDIO_CHANNELS])?.to_device(device)?;
                 let operations = decoder.operations(count);
                 self.decoding((load, operations), (device, watch), &mut || {
-                    Ok(drop(decoder.decode(&latents)?.to_device(&Device::Cpu)?))
+                    decoder.decode(&latents)?.to_device(&Device::Cpu)?;
+                    Ok(())
                 })
             }
         }

@@ -155,7 +155,10 @@ impl Planned {
         let request = self.request(weights.device(), tokens)?;
         let plan = MemoryPlan::new(config, weights, request);
         plan.map_err(|error| match error {
-            ModelError::Memory { allowed, needed } => self.too_little(part, allowed, needed).into(),
+            ModelError::Memory { allowed, needed } => {
+                let beside = if weights.device().is_cpu() { 0 } else { GPU_DRIVER };
+                (self.too_little(part, allowed + beside, needed + beside)).into()
+            }
             error => error.into(),
         })
     }
@@ -184,8 +187,8 @@ impl Planned {
             ),
             None => UserError::new(
                 format!(
-                    "too little memory is free: {part} needs {least} MiB for this clip, and four fifths of what \
-                     is free are {allowed} MiB"
+                    "too little memory is free: {part} needs {least} MiB for this clip, and of what is free \
+                     {allowed} MiB are to be used"
                 ),
                 format!("end other programs, or allow as much with --memory {least}MiB"),
             ),

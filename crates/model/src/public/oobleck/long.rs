@@ -1,6 +1,6 @@
 //! Sound longer than the encoder is given at once.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::OobleckEncoder;
 use crate::public::{error::Result, resample::MODEL_RATE};
@@ -64,6 +64,7 @@ fn blend(runs: &[Tensor]) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn overlapping_runs_fade_into_each_other() {
