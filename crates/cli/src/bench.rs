@@ -16,6 +16,7 @@ use gallop_model::public::{Part, Preset};
 use serde_json::{Value, json};
 
 use crate::device::{DeviceChoice, bf16_peak, open_device};
+use crate::ui;
 
 /// `gallop bench`.
 #[derive(Debug, Args)]
@@ -207,7 +208,7 @@ pub fn run(args: &Bench, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
         let all = parts.iter().map(|&part| shapes(part, &case(part)?));
         let all = all.collect::<Result<Vec<_>>>()?;
         let all: Vec<Value> = all.into_iter().flatten().collect();
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        ui::print(&serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
     let device = open_device(args.device)?;
@@ -247,10 +248,10 @@ fn report(
     };
     match args.json {
         true => {
-            println!("{}", table::json(&about, measured));
+            ui::event(&table::json(&about, measured));
             progress.note(&table::text(&about, measured));
         }
-        false => print!("{}", table::text(&about, measured)),
+        false => ui::print(&table::text(&about, measured)),
     }
     let failed = measured.iter().filter(|m| m.outcome.is_err());
     let failed: Vec<String> = failed.map(|m| m.part.name()).collect();

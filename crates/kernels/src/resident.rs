@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use candle_core::{
-    CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, WithDType, bail,
-};
+use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, WithDType, bail};
 use half::bf16;
 use rayon::prelude::*;
 

@@ -167,7 +167,8 @@ impl<'a> Loop<'a> {
         self.throughput.add(seconds, waited, operations);
         self.log.add(metrics);
         if self.step.is_multiple_of(self.run.recipe.log_every.max(1)) {
-            self.log.add(self.throughput.take(self.run.recipe.peak_tflops));
+            self.log
+                .add(self.throughput.take(self.run.recipe.peak_tflops));
             let line = self.log.write("train", self.step)?;
             self.run.progress.note(&line);
         }
@@ -177,7 +178,8 @@ impl<'a> Loop<'a> {
     fn validate<T: Task>(&mut self, task: &mut T) -> Result<()> {
         let (step, folder) = (self.step, &self.run.folder);
         let metrics = self.optimiser.with_ema(|| task.validate(step, folder))?;
-        self.log.add(self.throughput.take(self.run.recipe.peak_tflops));
+        self.log
+            .add(self.throughput.take(self.run.recipe.peak_tflops));
         self.log.flush("train", step)?;
         self.log.add(metrics);
         let line = self.log.write("validation", step)?;

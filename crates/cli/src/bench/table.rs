@@ -221,7 +221,10 @@ mod tests {
         assert_eq!(value["results"][0]["seconds"], 8.0);
         assert_eq!(value["results"][0]["share_of_peak"], 0.0025);
         let text = text(&about, &all);
-        assert!(text.contains("10 of 40 layers") && text.contains("8.750"), "{text}");
+        assert!(
+            text.contains("10 of 40 layers") && text.contains("8.750"),
+            "{text}"
+        );
         all[1].outcome = Err("no memory".into());
         assert!(super::text(&about, &all).contains("not timed: no memory"));
     }

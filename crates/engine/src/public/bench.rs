@@ -131,7 +131,10 @@ impl Case<'_> {
             Timed::Decoding => {
                 let load = Clock::start(device)?;
                 let decoder = self.preset.fast_decoder(1, self.precision, device)?;
-                let latents = self.video_noise(device)?.permute((3, 0, 1, 2))?.contiguous()?;
+                let latents = self
+                    .video_noise(device)?
+                    .permute((3, 0, 1, 2))?
+                    .contiguous()?;
                 let [f, h, w] = [self.latents.frames, self.latents.height, self.latents.width];
                 let operations = decoder.operations([f, h, w]);
                 self.decoding((load, operations), (device, watch), &mut || {
@@ -197,7 +200,8 @@ impl Case<'_> {
         let config = fewer(&all, self.layers);
         watch.stage("make weights", 1)?;
         let clock = Clock::start(device)?;
-        let mut dit = Dit::new(&config, &Weights::random(1, device))?.with_precision(self.precision);
+        let mut dit =
+            Dit::new(&config, &Weights::random(1, device))?.with_precision(self.precision);
         let load = clock.stop(device)?;
         let weights = held(device)?;
         let clock = Clock::start(device)?;

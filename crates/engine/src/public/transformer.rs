@@ -156,7 +156,11 @@ impl Planned {
         let plan = MemoryPlan::new(config, weights, request);
         plan.map_err(|error| match error {
             ModelError::Memory { allowed, needed } => {
-                let beside = if weights.device().is_cpu() { 0 } else { GPU_DRIVER };
+                let beside = if weights.device().is_cpu() {
+                    0
+                } else {
+                    GPU_DRIVER
+                };
                 (self.too_little(part, allowed + beside, needed + beside)).into()
             }
             error => error.into(),

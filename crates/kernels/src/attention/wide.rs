@@ -30,11 +30,7 @@ pub fn attention(
 }
 
 /// One head: q `[Lq, K]`, k and v `[Lk, K]`.
-fn by_blocks(
-    [q, k, v]: [Tensor; 3],
-    plan: &AttentionPlan,
-    precision: Precision,
-) -> Result<Tensor> {
+fn by_blocks([q, k, v]: [Tensor; 3], plan: &AttentionPlan, precision: Precision) -> Result<Tensor> {
     let mut blocks: Vec<&AttentionBlock> = plan.blocks.iter().collect();
     blocks.retain(|block| !block.q.is_empty() && block.k.iter().any(|k| !k.is_empty()));
     blocks.sort_by_key(|block| block.q.start);

@@ -1,9 +1,7 @@
 //! What a GPU's memory holds.
 
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::result::{
-    device as driver, mem_get_info, mem_pool,
-};
+use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_get_info, mem_pool};
 use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute, CUmemoryPool};
 use candle_core::{CudaDevice, Result};
 

@@ -115,5 +115,10 @@ pub fn upload<T: CudaDType + DeviceRepr>(
     let bytes = unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast::<u8>(), bytes) };
     uploads.copy(bytes, at)?;
     let storage = Storage::Cuda(T::wrap_cuda_slice(slice, device.clone()));
-    Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
+    Ok(Tensor::from_storage(
+        storage,
+        shape,
+        BackpropOp::none(),
+        false,
+    ))
 }

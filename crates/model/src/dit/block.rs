@@ -211,11 +211,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(
-        config: &DitConfig,
-        kind: LayerKind,
-        source: &MatrixSource,
-    ) -> error::Result<Self> {
+    fn new(config: &DitConfig, kind: LayerKind, source: &MatrixSource) -> error::Result<Self> {
         let (g, d, k) = (groups(kind), config.width, config.head_dim);
         let norm = |name: &str, size: usize| {
             source
@@ -268,17 +264,15 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn new(
-        config: &DitConfig,
-        kind: LayerKind,
-        source: &MatrixSource,
-    ) -> error::Result<Self> {
+    fn new(config: &DitConfig, kind: LayerKind, source: &MatrixSource) -> error::Result<Self> {
         let (g, d) = (groups(kind), config.width);
         let (rows, hidden) = (config.mlp_rows(kind.mlp), config.mlp_hidden(kind.mlp));
         Ok(Self {
             kind: kind.mlp,
             row_bytes: chunk_row_bytes(config, kind.mlp),
-            pre_norm: source.weights.get_f32(g * d, "pre_norm.weight", Init::Zeros)?,
+            pre_norm: source
+                .weights
+                .get_f32(g * d, "pre_norm.weight", Init::Zeros)?,
             up: matrix(source, "up_gate_proj", (g * rows, d), 1.0)?,
             down: matrix(source, "down_proj", (g * d, hidden), branch_gain(config))?,
         })

@@ -125,7 +125,11 @@ impl Matrix {
         let kept = match target(form, &mapped) {
             None => {
                 // Other devices expand a matrix that is not bf16 each time they use it.
-                let making = if cpu || stored == 2 * count { 0 } else { 2 * count };
+                let making = if cpu || stored == 2 * count {
+                    0
+                } else {
+                    2 * count
+                };
                 return Ok(Weight {
                     kept: stored,
                     making,

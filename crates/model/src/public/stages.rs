@@ -154,7 +154,12 @@ impl Preset {
     ///
     /// # Errors
     /// When the preset's JSON is not known here, or memory runs out.
-    pub fn fast_decoder(&self, seed: u64, precision: Precision, device: &Device) -> Result<TurboDecoder> {
+    pub fn fast_decoder(
+        &self,
+        seed: u64,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<TurboDecoder> {
         let source = RandomPart::new(self, Part::FastDecoder, seed)?;
         let source = Renamed::new(source, |name| Some(name.strip_prefix("module.")?.into()));
         let config = TurboConfig::parse(&self.fast)?;
@@ -166,7 +171,12 @@ impl Preset {
     ///
     /// # Errors
     /// As [`Self::fast_decoder`].
-    pub fn audio_decoder(&self, seed: u64, precision: Precision, device: &Device) -> Result<OobleckDecoder> {
+    pub fn audio_decoder(
+        &self,
+        seed: u64,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<OobleckDecoder> {
         let source = RandomPart::new(self, Part::AudioAutoencoder, seed)?;
         let source = Renamed::new(source, |name| Some(name.strip_prefix(AUDIO_PREFIX)?.into()));
         let weights = Checkpoint::new(&source).on(device);

@@ -188,7 +188,9 @@ impl TurboDecoder {
     fn window(&self, z: &Tensor, first: bool) -> Result<Tensor> {
         let mut x = self.input.apply(z)?;
         x = self.middle.apply(&x, first)?;
-        let (whole, stripped) = self.blocks.split_at(self.blocks.len().saturating_sub(STRIPPED));
+        let (whole, stripped) = self
+            .blocks
+            .split_at(self.blocks.len().saturating_sub(STRIPPED));
         for block in whole {
             x = block.apply(&x, first)?;
         }
@@ -306,7 +308,10 @@ mod tests {
         let mut decoder = model.fast_video_decoder(Precision::F32).unwrap();
         let latents = Tensor::randn(0f32, 1., (48, 3, 7, 4), &candle_core::Device::Cpu).unwrap();
         let whole = decoder.decode(&latents).unwrap();
-        let (one, two) = (decoder.operations([3, 7, 4]), decoder.operations([3, 14, 4]));
+        let (one, two) = (
+            decoder.operations([3, 7, 4]),
+            decoder.operations([3, 14, 4]),
+        );
         assert!(one > 0.0 && (two / one - 2.0).abs() < 1e-9);
         for bytes in [1, 1 << 20] {
             decoder.strip_bytes = bytes;

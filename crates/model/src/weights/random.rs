@@ -45,7 +45,10 @@ impl Drawn {
         };
         let run = self.run(deviation, device)?;
         // Each begins somewhere else.
-        let from = name.bytes().fold(0usize, |sum, b| sum * 31 % DRAWN + b as usize) % DRAWN;
+        let from = name
+            .bytes()
+            .fold(0usize, |sum, b| sum * 31 % DRAWN + b as usize)
+            % DRAWN;
         let count = shape.elem_count();
         let copies = vec![run; (from + count).div_ceil(DRAWN)];
         let numbers = Tensor::cat(&copies, 0)?.narrow(0, from, count)?;

@@ -47,7 +47,10 @@ impl TimeConv {
 
     /// Operations of so many outputs.
     pub(super) fn operations(&self, positions: usize) -> f64 {
-        self.convs.iter().map(|conv| conv.operations(positions)).sum()
+        self.convs
+            .iter()
+            .map(|conv| conv.operations(positions))
+            .sum()
     }
 
     /// Rows above and below that an output row sees.
@@ -243,7 +246,9 @@ impl Block {
             sum += enlarge.space.operations(positions(size));
         }
         let layers = self.layers.iter();
-        sum + layers.map(|layer| layer.operations(positions(size))).sum::<f64>()
+        sum + layers
+            .map(|layer| layer.operations(positions(size)))
+            .sum::<f64>()
     }
 
     /// `x` `[1, T, H, W, C]`; `first`: the run begins with the clip's first frame.
