@@ -194,42 +194,52 @@ pub fn run(args: &Bench, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
         true => BenchPart::ALL.to_vec(),
         false => args.parts.clone(),
     };
-    let case = |part: BenchPart| -> Result<Case> {
-        Ok(Case {
+    let cases = parts.into_iter().map(|part| {
+        let case = Case {
             preset: &preset,
             stage: part.stage(),
             latents: clip.latents(clip.size(part))?,
             text: args.text.into(),
             layers: args.layers.map(usize::from),
             precision: Precision::Bf16,
-        })
-    };
+        };
+        Ok((part, case))
+    });
+    let cases = cases.collect::<Result<Vec<_>>>()?;
     if args.shapes {
-        let all = parts.iter().map(|&part| shapes(part, &case(part)?));
+        let all = cases.iter().map(|(part, case)| shapes(*part, case));
         let all = all.collect::<Result<Vec<_>>>()?;
         let all: Vec<Value> = all.into_iter().flatten().collect();
         ui::print(&serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
     let device = open_device(args.device)?;
-    let watch = Watch { progress, cancel };
-    let mut measured = Vec::with_capacity(parts.len());
-    for (i, &part) in parts.iter().enumerate() {
-        progress.note(&format!("{} ({} of {})", part.name(), i + 1, parts.len()));
-        let case = case(part)?;
-        // What one part lacks, such as memory, is no reason to lose the others.
-        let outcome = case.run(&device, watch).map_err(|error| error.to_string());
-        if cancel.is_cancelled() {
+    let measured = measure((&clip, &cases), &device, Watch { progress, cancel });
+    report(args, (&clip, &device), &measured, progress)
+}
+
+/// Times each part. What one lacks, such as memory, is no reason to lose the others.
+fn measure(
+    (clip, cases): (&Clip, &[(BenchPart, Case)]),
+    device: &Device,
+    watch: Watch,
+) -> Vec<Measured> {
+    let mut measured = Vec::with_capacity(cases.len());
+    for (i, (part, case)) in cases.iter().enumerate() {
+        let note = format!("{} ({} of {})", part.name(), i + 1, cases.len());
+        watch.progress.note(&note);
+        let outcome = case.run(device, watch).map_err(|error| error.to_string());
+        if watch.cancel.is_cancelled() {
             break;
         }
         measured.push(Measured {
-            part,
-            size: clip.size(part),
-            tokens: tokens(&case),
+            part: *part,
+            size: clip.size(*part),
+            tokens: tokens(case),
             outcome,
         });
     }
-    report(args, (&clip, &device), &measured, progress)
+    measured
 }
 
 fn report(
