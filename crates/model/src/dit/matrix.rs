@@ -92,23 +92,22 @@ impl Matrix {
         Ok(made)
     }
 
-    /// A copy on the device of `from`, after which the memory of the files is given back.
+    /// A copy on the device of `from`. The pages of the files stay as they are: the system takes them back when it needs
+    /// them, and a layer that is copied in each step finds them.
     fn resident(from: &MatrixSource, form: Form, mapped: &MappedMatrix) -> Result<Self> {
         let device = from.weights.device();
         mapped.fetch();
         if from.look {
             mapped.check_finite()?;
         }
-        let made = match target(form, mapped) {
+        Ok(match target(form, mapped) {
             None => Self::Resident(Resident::new(&mapped.frozen()?, device)?),
             Some(Target::Bf16) => Self::Tensor(expand(&mapped.frozen()?)?.to_device(device)?),
             Some(Target::Few(quant)) => {
                 let small = quant.quantize_frozen(&mapped.frozen()?)?.0;
                 Self::Resident(Resident::new(&small.frozen()?, device)?)
             }
-        };
-        mapped.release();
-        Ok(made)
+        })
     }
 
     /// What the matrix `name` will weigh.

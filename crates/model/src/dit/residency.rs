@@ -212,13 +212,14 @@ fn spread(numbers: &[usize]) -> Vec<usize> {
 ///
 /// Attention holds, for each of L tokens of width D: the stream, what comes out of the first product (`qkv_rows`), what
 /// attention gives (heads x K), and the norm of the stream or the second product, all of them f32; and in bf16 queries,
-/// keys and values, packed. The MLP holds the stream, what has become of it so far, and both once more while the parts
+/// keys and values, packed. The MLP holds the stream, what has become of it so far, and that once more while the parts
 /// are joined; and of one part of the rows everything that is hidden. Whichever is more counts.
 ///
-/// On a GPU products take bf16 copies of their inputs beside it: of the norm and of what attention gives, and of a part
-/// of the rows half of its f32 numbers. For the 15B model at 1080p, 5 s (L = 65,280 video + 126 audio + up to 640 text
+/// On a GPU, where nothing pages out, the stream as it was before the layer counts too, and products take bf16 copies
+/// of their inputs beside it: of the norm and of what attention gives, and of a part of the rows half of its f32
+/// numbers. For the 15B model at 1080p, 5 s (L = 65,280 video + 126 audio + up to 640 text
 /// = 66,046 tokens; D 5120, heads x K 5120, `qkv_rows` 7208): attention 66,046 x (4 x (5120 + 7208 + 5120 + 5120) +
-/// 2 x 7208 + 2 x 5120) = 7.6 GB; MLP 66,046 x 12 x 5120 + 1.5 x 1.07 = 5.7 GB. Beside 30.6 GB of bf16 weights (their
+/// 2 x 7208 + 2 x 5120) = 7.6 GB; MLP 66,046 x 16 x 5120 + 1.5 x 1.07 = 7.0 GB. Beside 30.6 GB of bf16 weights (their
 /// embedders and heads f32) and 0.25 GiB of the libraries that is 38.5 GB: all layers stay on a GPU with 80 GB.
 fn activations(config: &DitConfig, tokens: usize, gpu: bool) -> (u64, usize) {
     let (d, l) = (config.width as u64, tokens as u64);
@@ -233,8 +234,11 @@ fn activations(config: &DitConfig, tokens: usize, gpu: bool) -> (u64, usize) {
         let row = block::chunk_row_bytes(config, layer.mlp);
         let chunk = block::chunk_rows(row, tokens, gpu);
         let hidden = chunk as u64 * row;
-        let hidden = if gpu { hidden + hidden / 2 } else { hidden };
-        (l * F32 * 3 * d + hidden, chunk)
+        let (streams, hidden) = match gpu {
+            true => (4, hidden + hidden / 2),
+            false => (3, hidden),
+        };
+        (l * F32 * streams * d + hidden, chunk)
     });
     let (mlp, chunk) = widest.max().unwrap_or_default();
     let beside = match gpu {
@@ -333,6 +337,16 @@ mod tests {
             "{middle:?}"
         );
         assert_eq!((middle.streamed_bytes(), middle.moving), (80, 20));
+    }
+
+    #[test]
+    fn the_public_model_fits_an_h100_at_1080p() {
+        let config = DitConfig::horse_15b_1080p();
+        let (bytes, chunk) = activations(&config, 66_046, true);
+        assert!((7 << 30..8 << 30).contains(&bytes), "{bytes}");
+        let weights = 2 * config.layers_parameters() as u64;
+        assert!(weights + bytes < 40_000_000_000, "{weights} {bytes}");
+        assert!(chunk > 4000, "{chunk} rows keep a GPU busy");
     }
 
     #[test]
