@@ -16,7 +16,7 @@ use gallop_engine::public::{
     Decoder, Inputs, Latents, Planned, PublicPipeline, PublicPlan, PublicRequest, Refine, Watch,
     gaussian_noise,
 };
-use gallop_kernels::{Precision, cuda_device};
+use gallop_kernels::{AttentionPlan, Precision, attention, cuda_device};
 use gallop_model::dit::{Batch, Dit, MemoryPlan, MemoryRequest, Text};
 use gallop_model::public::{Part, Preset, PublicModel, write_random_part};
 use gallop_model::quant::Quant;
@@ -257,4 +257,22 @@ fn streams(there: &PublicModel, here: &PublicModel) {
     assert_eq!(relative(&streamed, &whole), 0.0);
     let (_, want) = forward(&Device::Cpu, None).unwrap();
     check("velocity", &whole, &want, BF16);
+}
+
+/// Heads wider than the GPU's own kernel takes, as the video autoencoder's have.
+#[test]
+#[ignore = "needs a GPU or its emulation"]
+fn wide_heads_agree_with_the_processor() {
+    let device = gpu();
+    let mut noise = gaussian_noise(3);
+    let mut random = |tokens: usize| noise(&[tokens, 1, 320]).unwrap();
+    let (q, k, v) = (random(37), random(50), random(50));
+    let plan = AttentionPlan::full(37, 50, 0.05);
+    for (precision, limit) in [(Precision::F32, 1e-5), (Precision::Bf16, 5e-3)] {
+        let run = |device: &Device| {
+            let [q, k, v] = [&q, &k, &v].map(|x| x.to_device(device).unwrap());
+            attention(&q, &k, &v, &plan, precision).unwrap()
+        };
+        check("wide heads", &run(&device), &run(&Device::Cpu), limit);
+    }
 }
