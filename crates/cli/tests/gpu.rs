@@ -68,11 +68,8 @@ fn plan(sampler: Sampler, refine: Option<Part>, decoder: Decoder) -> PublicPlan 
         }),
         sampler,
         steps: 2,
-        guidance: if sampler == Sampler::Renoise {
-            1.0
-        } else {
-            5.0
-        },
+        // The negative prompt's 640 tokens would take an emulated GPU minutes.
+        guidance: 1.0,
         decoder,
         audio: true,
         seed: 0,
@@ -157,11 +154,11 @@ fn the_pipeline_agrees_with_the_processor() {
         sound: Some(&sound),
     };
     let distilled = plan(Sampler::Renoise, Some(Part::Super1080p), Decoder::Fast);
-    let guided = plan(Sampler::Unipc, None, Decoder::Exact);
+    let exact = plan(Sampler::Unipc, None, Decoder::Exact);
     for (plan, inputs, precision, limit) in [
         (&distilled, nothing, Precision::F32, F32),
         (&distilled, nothing, Precision::Bf16, BF16),
-        (&guided, led, Precision::F32, F32),
+        (&exact, led, Precision::F32, F32),
     ] {
         println!("{:?}, {precision:?}", plan.request.sampler);
         compare(
