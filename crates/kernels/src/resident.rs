@@ -76,7 +76,7 @@ impl Resident {
         let numbers = match matrix.data() {
             Data::F32(numbers) => Held::Whole(put(numbers, (rows, columns), device)?),
             Data::Bf16(numbers) => Held::Whole(put(numbers, (rows, columns), device)?),
-            Data::Few(few) => Held::Few(Few::new(few, (rows, columns), device)?),
+            Data::Few(few) => Held::Few(Few::new(few, rows, device)?),
         };
         Ok(Self {
             numbers,
@@ -124,7 +124,7 @@ pub fn linear_resident(
 }
 
 impl Few {
-    fn new(few: FewBits, (rows, _): (usize, usize), device: &Device) -> Result<Self> {
+    fn new(few: FewBits, rows: usize, device: &Device) -> Result<Self> {
         let bytes = put(few.bytes, (rows, few.row_bytes()), device)?;
         let blocks = few.columns.div_ceil(BLOCK);
         let (kind, scales) = match few.form {
