@@ -45,3 +45,8 @@ extern "C" __global__ void badd_bf16(const u64 count, const u64 dims, const u64 
 extern "C" __global__ void const_set_bf16(const u64 count, const u64 dims, const u64 *info, const u16 value, u16 *y) {
     EACH(count) y[place(i, dims, info)] = value;
 }
+extern "C" __global__ void copy2d_bf16(const u16 *from, u16 *to, unsigned rows, unsigned columns, unsigned from_pitch,
+                                       unsigned to_pitch) {
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < rows * columns) to[i / columns * to_pitch + i % columns] = from[i / columns * from_pitch + i % columns];
+}

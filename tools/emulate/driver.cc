@@ -357,6 +357,25 @@ API Result cuMemsetD8Async(uintptr_t at, unsigned char value, size_t bytes, void
 API Result cuMemsetD8_v2(uintptr_t at, unsigned char value, size_t bytes) {
     return cuMemsetD8Async(at, value, bytes, nullptr);
 }
+API Result cuMemHostAlloc(void **to, size_t bytes, unsigned) {
+    *to = malloc(bytes);
+    return *to ? OK : 2;
+}
+API Result cuMemFreeHost(void *at) {
+    free(at);
+    return OK;
+}
+// What is reserved and in use now, and the most that was in use.
+API Result cuMemPoolGetAttribute(void *, int attribute, unsigned long long *value) {
+    std::lock_guard<std::mutex> hold(allocated_guard);
+    *value = attribute == 8 || attribute == 6 ? most_in_use : in_use;
+    return OK;
+}
+API Result cuMemPoolSetAttribute(void *, int attribute, unsigned long long *) {
+    std::lock_guard<std::mutex> hold(allocated_guard);
+    if (attribute == 8) most_in_use = in_use;
+    return OK;
+}
 API Result cuMemGetInfo_v2(size_t *free, size_t *total) {
     *total = 141ull << 30;
     *free = *total - in_use;
@@ -386,7 +405,6 @@ NOTHING(cuEventRecord)
 NOTHING(cuEventSynchronize)
 NOTHING(cuEventQuery)
 NOTHING(cuEventDestroy_v2)
-NOTHING(cuMemPoolSetAttribute)
 HANDLE(cuDevicePrimaryCtxRetain, int)
 HANDLE(cuCtxGetCurrent)
 HANDLE(cuStreamCreate, unsigned)

@@ -41,6 +41,8 @@ pub enum Command {
     Sheet(Sheet),
     /// Train a part of foal by a recipe; run it again to go on where it stopped
     Train(Train),
+    /// Time the full-size model's stages on random weights: no files are needed
+    Bench(crate::bench::Bench),
     /// Check every operation on this machine: instruction sets, or a GPU, against plain code
     Selftest(Selftest),
 }
@@ -110,8 +112,9 @@ pub struct Generate {
     /// Guidance of refining; 1 is none (full-size model) [default: 1]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub refine_guidance: Option<f64>,
-    /// The most memory to hold, such as 18GiB, 12GB or 700MiB: layers of the transformer that do not fit are read
-    /// anew in each step (full-size model) [default: four fifths of what is free]
+    /// The most memory to hold, such as 18GiB, 12GB or 700MiB, of the machine's or, with --device cuda, the GPU's:
+    /// layers of the transformer that do not fit are read anew in each step (full-size model) [default: four fifths
+    /// of what is free, or 95% of the GPU's]
     #[arg(long, value_name = "SIZE", value_parser = crate::size::bytes, allow_negative_numbers = true)]
     pub memory: Option<u64>,
     /// Numbers that the transformer's linear maps multiply: fp8 is faster on GPUs that have it, and less exact; its
@@ -363,6 +366,9 @@ pub struct Train {
     /// Where to compute: cpu, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,
+    /// The device's bf16 peak in TFLOP/s, which the log names the share of [default: that of a GPU known here]
+    #[arg(long, value_name = "TFLOPS")]
+    pub peak: Option<f64>,
 }
 
 /// `gallop selftest`.

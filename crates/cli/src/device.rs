@@ -46,6 +46,31 @@ pub fn open_device(choice: DeviceChoice) -> Result<Device, UserError> {
     }
 }
 
+/// The bf16 peak of dense products, in TFLOP/s, of the GPUs whose makers say so: a part of the name that the driver
+/// gives, those that hold another first.
+const PEAKS: [(&str, f64); 10] = [
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.0),
+    ("H100", 989.0),
+    ("H200 NVL", 835.0),
+    ("H200", 989.0),
+    ("GH200", 989.0),
+    ("A100", 312.0),
+    ("L40S", 362.0),
+    ("L4", 121.0),
+    ("RTX 4090", 165.0),
+];
+
+/// The bf16 peak of a device in TFLOP/s, if it is known.
+pub fn bf16_peak(device: &Device) -> Option<f64> {
+    peak_of(&gallop_kernels::device_name(device)?)
+}
+
+fn peak_of(name: &str) -> Option<f64> {
+    let known = PEAKS.iter().find(|(part, _)| name.contains(part));
+    known.map(|(_, peak)| *peak)
+}
+
 /// Folders that CUDA's libraries may be in: what the user names, beside this program, usual places, and those of
 /// each Python on the path.
 fn places() -> Vec<PathBuf> {
@@ -77,6 +102,20 @@ fn places() -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn peaks_are_those_of_the_card() {
+        for (name, peak) in [
+            ("NVIDIA H100 80GB HBM3", Some(989.0)),
+            ("NVIDIA H100 PCIe", Some(756.0)),
+            ("NVIDIA H200", Some(989.0)),
+            ("NVIDIA L40S", Some(362.0)),
+            ("NVIDIA L4", Some(121.0)),
+            ("emulated", None),
+        ] {
+            assert_eq!(peak_of(name), peak, "{name}");
+        }
+    }
 
     #[test]
     fn devices_are_named() {

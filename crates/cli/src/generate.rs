@@ -13,7 +13,7 @@ use gallop_model::public::PublicModel;
 use serde_json::json;
 
 use crate::args::{self, Generate};
-use crate::device::{DeviceChoice, open_device};
+use crate::device::open_device;
 use crate::model::{foal_info, load};
 use crate::ui;
 
@@ -24,11 +24,9 @@ pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<
         && !folder.join("config.json").is_file()
         && PublicModel::is(folder)
     {
-        if args.device != DeviceChoice::Cpu {
-            let what = "the full-size model runs on the processor only so far";
-            return Err(UserError::new(what, "leave --device out").into());
-        }
-        return public::run(args, &PublicModel::open(folder)?, progress, cancel);
+        let device = open_device(args.device)?;
+        let model = PublicModel::open(folder)?.on(&device);
+        return public::run(args, &model, progress, cancel);
     }
     foal(args, progress, cancel)
 }

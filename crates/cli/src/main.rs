@@ -1,6 +1,7 @@
 //! The `gallop` command: reads flags, shows progress, and hands over to the libraries.
 
 mod args;
+mod bench;
 mod device;
 mod eval;
 mod generate;
@@ -89,6 +90,7 @@ fn run(command: &Command, json: bool, cancel: &Cancel) -> Result<()> {
         Command::World(World::Sheet(args)) => world::sheet(args, progress),
         Command::Sheet(args) => world::clip_sheet(args, progress),
         Command::Train(args) => train::run(args, progress, cancel),
+        Command::Bench(args) => bench::run(args, progress, cancel),
         Command::Selftest(args) => selftest::run(args),
     }
 }

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use gallop_core::{Cancel, Progress};
-use gallop_train::{read_recipe, train_audio_ae, train_dit, train_video_ae};
+use gallop_train::{DitRecipe, read_recipe, train_audio_ae, train_dit, train_video_ae};
 
 use crate::args::{Part, Train};
-use crate::device::open_device;
+use crate::device::{bf16_peak, open_device};
 
 /// Trains until the recipe's end or until asked to stop.
 pub fn run(args: &Train, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
@@ -15,7 +15,12 @@ pub fn run(args: &Train, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
     let outcome = match args.part {
         Part::VideoAe => train_video_ae(&read_recipe(recipe)?, run, &device, hear)?,
         Part::AudioAe => train_audio_ae(&read_recipe(recipe)?, run, &device, hear)?,
-        Part::Dit => train_dit(&read_recipe(recipe)?, run, &device, hear)?,
+        Part::Dit => {
+            let mut recipe: DitRecipe = read_recipe(recipe)?;
+            let peak = &mut recipe.run.peak_tflops;
+            *peak = args.peak.or(*peak).or_else(|| bf16_peak(&device));
+            train_dit(&recipe, run, &device, hear)?
+        }
     };
     let (steps, run) = (outcome.steps, run.display());
     progress.note(&if outcome.stopped {

@@ -24,11 +24,16 @@ pub fn progress(json: bool) -> Box<dyn Progress> {
 }
 
 /// Prints one JSON event on standard output.
+pub fn event(value: &Value) {
+    print(&value.to_string());
+}
+
+/// Prints a line, or several, on standard output.
 ///
 /// A reader that went away is no reason to fail: the clip is still written.
-pub fn event(value: &Value) {
+pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{value}");
+    let _ = writeln!(out, "{}", text.trim_end());
     let _ = out.flush();
 }
 

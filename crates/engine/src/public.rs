@@ -7,6 +7,7 @@
 //! Everything follows the public code (`GAIR-NLP/daVinci-MagiHuman`, `inference/pipeline`); noise comes in
 //! from outside, so that two programs given the same noise can be compared.
 
+mod bench;
 mod estimate;
 mod field;
 mod pipeline;
@@ -16,6 +17,7 @@ mod sound;
 mod transformer;
 mod watch;
 
+pub use bench::{Case, Timed, Timing};
 pub use estimate::{Estimate, StageEstimate, operations_per_second};
 pub use pipeline::{Inputs, Latents, Noise, PublicPipeline, check_parts, gaussian_noise};
 pub use plan::{

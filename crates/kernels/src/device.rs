@@ -41,3 +41,49 @@ pub fn fused_attention() -> std::result::Result<String, String> {
 pub fn fused_attention() -> std::result::Result<String, String> {
     Err("this gallop was built without CUDA".into())
 }
+
+/// A GPU's memory in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// What this process may still take.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+    /// What this process's tensors hold.
+    pub held: u64,
+    /// The most that they held since the last [`forget_peak`].
+    pub peak: u64,
+}
+
+/// The memory of a GPU; none for the processor.
+///
+/// # Errors
+/// If the driver does not say.
+pub fn device_memory(device: &Device) -> Result<Option<DeviceMemory>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => crate::cuda::memory(cuda).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Counts the peak of [`device_memory`] from now on; nothing for the processor.
+///
+/// # Errors
+/// If the driver refuses.
+pub fn forget_peak(device: &Device) -> Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => crate::cuda::forget_peak(cuda),
+        _ => Ok(()),
+    }
+}
+
+/// The name that a GPU's driver has for it; none for the processor.
+pub fn device_name(device: &Device) -> Option<String> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => crate::cuda::name(cuda).ok(),
+        _ => None,
+    }
+}

@@ -15,6 +15,7 @@ mod linear;
 mod memory;
 mod norm;
 mod resample;
+mod resident;
 mod rope;
 mod rows;
 mod segments;
@@ -26,7 +27,9 @@ pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
 pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
-pub use device::{cuda_device, fused_attention};
+pub use device::{
+    DeviceMemory, cuda_device, device_memory, device_name, forget_peak, fused_attention,
+};
 pub use frames::{frames, overlap_add};
 pub use frozen::{Frozen, Numbers};
 pub use gemm::Precision;
@@ -35,5 +38,6 @@ pub use linear::{linear, linear_frozen};
 pub use memory::keep_freed_memory;
 pub use norm::{layer_norm, rms_norm};
 pub use resample::upsample_nearest;
+pub use resident::{Resident, linear_resident};
 pub use rope::qk_norm_rope;
 pub use segments::Segments;

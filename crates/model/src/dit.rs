@@ -10,6 +10,7 @@ mod heads;
 mod matrix;
 mod residency;
 mod store;
+mod work;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ pub use config::{
 };
 pub use matrix::Form;
 pub use residency::{MemoryPlan, MemoryRequest};
+pub use work::{Attended, Product, Work};
 
 use crate::error::Result;
 use crate::tokens::TokenSequence;
@@ -89,8 +91,9 @@ impl Dit {
     pub fn new(config: &DitConfig, weights: &Weights) -> Result<Self> {
         config.check()?;
         let source = MatrixSource {
-            weights,
+            weights: weights.clone(),
             form: None,
+            look: false,
         };
         let blocks = (0..config.layers.len())
             .map(|i| Block::new(config, i, &source).map(Arc::new))

@@ -4,6 +4,7 @@
 //! expects and how to begin training it; it does not know where they come from.
 
 mod files;
+mod random;
 mod stored;
 mod vars;
 pub(crate) mod writer;
@@ -19,6 +20,7 @@ pub use vars::Vars;
 
 use crate::error::{ModelError, Result};
 use crate::lora::Lora;
+use random::Drawn;
 
 /// How a weight begins when it is trained from nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +40,7 @@ enum Source {
     Files(Arc<WeightFiles>),
     Memory(Arc<HashMap<String, Tensor>>),
     Vars { vars: Vars, seed: Option<u64> },
+    Random(Drawn),
 }
 
 /// A place in a tree of named weights. Cheap to clone.
@@ -65,6 +68,12 @@ impl Weights {
     pub fn vars(vars: &Vars, seed: Option<u64>, device: &Device) -> Self {
         let vars = vars.clone();
         Self::of(Source::Vars { vars, seed }, device)
+    }
+
+    /// Random weights, made on the device when they are asked for; matrices in bf16. They repeat, so they serve to
+    /// measure speed and memory alone.
+    pub fn random(seed: u64, device: &Device) -> Self {
+        Self::of(Source::Random(Drawn::new(seed)), device)
     }
 
     fn of(source: Source, device: &Device) -> Self {
@@ -110,6 +119,7 @@ impl Weights {
             Source::Files(files) => files.contains(&name),
             Source::Memory(tensors) => tensors.contains_key(&name),
             Source::Vars { vars, .. } => vars.get(&name).is_some(),
+            Source::Random(_) => true,
         }
     }
 
@@ -119,12 +129,15 @@ impl Weights {
     /// When it is missing or of another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Tensor> {
         let (shape, name) = (shape.into(), self.path(name));
+        // Changes are on the CPU, and are merged there.
+        let changed = self.loras.iter().any(|lora| lora.changes(&name));
+        let place = if changed { &Device::Cpu } else { &self.device };
         let mut tensor = match &self.source {
-            Source::Files(files) => files.load(&name, &self.device)?,
+            Source::Files(files) => files.load(&name, place)?,
             Source::Memory(tensors) => tensors
                 .get(&name)
                 .ok_or_else(|| ModelError::Missing(name.clone()))?
-                .to_device(&self.device)?,
+                .to_device(place)?,
             Source::Vars { vars, seed } => match vars.get(&name) {
                 Some(var) => var.as_tensor().clone(),
                 None => {
@@ -132,6 +145,7 @@ impl Weights {
                     vars.create(&name, &shape, (init, seed), &self.device)?
                 }
             },
+            Source::Random(drawn) => drawn.get(&name, &shape, init, &self.device)?,
         };
         if tensor.dims() != shape.dims() {
             return Err(ModelError::Shape {
@@ -140,14 +154,18 @@ impl Weights {
                 want: shape.dims().to_vec(),
             });
         }
-        for lora in self.loras.iter() {
-            tensor = lora.merge(&name, &tensor)?;
+        if changed {
+            tensor = tensor.to_device(&Device::Cpu)?;
+            for lora in self.loras.iter() {
+                tensor = lora.merge(&name, &tensor)?;
+            }
+            tensor = tensor.to_device(&self.device)?;
         }
         Ok(tensor)
     }
 
-    /// The matrix `name` where it lies in mapped files, if it can be used there: the source is files, no change is
-    /// merged into it, and the kernels can read its numbers.
+    /// The matrix `name` where it lies in mapped files, whatever the device, if it can be used as it is: the source is
+    /// files, no change is merged into it, and the kernels can read its numbers.
     ///
     /// # Errors
     /// When it is missing or of another shape.
@@ -166,7 +184,7 @@ impl Weights {
                 name,
             });
         }
-        if !self.device.is_cpu() || self.loras.iter().any(|lora| lora.changes(&name)) {
+        if self.loras.iter().any(|lora| lora.changes(&name)) {
             return Ok(None);
         }
         Ok(MappedMatrix::new(files, &name))
@@ -199,6 +217,19 @@ mod tests {
         let alone = make(1, &["x"])?;
         assert_eq!(alone, make(1, &["b", "x"])?);
         assert_ne!(alone, make(2, &["x"])?);
+        Ok(())
+    }
+
+    #[test]
+    fn random_weights_have_their_deviation_and_number_type() -> Result<()> {
+        let weights = Weights::random(1, &Device::Cpu).at("a");
+        let matrix = weights.get((3000, 700), "x", Init::Normal(0.5))?;
+        assert_eq!(matrix.dtype(), DType::BF16);
+        let numbers = matrix.to_dtype(DType::F32)?.flatten_all()?;
+        let deviation = numbers.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
+        assert!((deviation - 0.5).abs() < 0.01, "{deviation}");
+        let vector = weights.get(5, "n", Init::Ones)?;
+        assert_eq!(vector.to_vec1::<f32>()?, [1.0; 5]);
         Ok(())
     }
 

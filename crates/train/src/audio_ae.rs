@@ -197,6 +197,7 @@ impl Task for AudioTask {
         Ok(StepLoss {
             metrics: metrics([("loss", judged.value), ("latent_rms", spread)]),
             total: (judged.attach(&predicted)? + (size * self.recipe.loss.latent_size)?)?,
+            operations: 0.0,
         })
     }
 

@@ -9,7 +9,7 @@ use gallop_core::{Cancel, Progress};
 use gallop_diffusion::{SigmaDistribution, flow_matching, next_token};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
-use gallop_model::dit::{Batch, Dit, DitConfig, Outputs, Text};
+use gallop_model::dit::{Batch, Dit, DitConfig, Outputs, Text, Work};
 use gallop_model::tokens::Modality;
 use gallop_model::video_ae::VideoAe;
 use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights, save_weights};
@@ -29,6 +29,7 @@ use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::stream::MakeBatch;
+use crate::throughput::FORWARD_AND_BACK;
 use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
 
 /// Clips whose captions the tokenizer learns from.
@@ -197,7 +198,7 @@ fn source(
     (tokenizer, device): (TextTokenizer, &Device),
 ) -> Result<Source> {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(recipe.run.workers)
+        .num_threads(recipe.run.worker_threads())
         .build()
         .map_err(|e| TrainError::Setting(format!("workers: {e}")))?;
     let (video, weights) = open(&recipe.autoencoders.join("video_ae.safetensors"), device)?;
@@ -328,6 +329,7 @@ impl DitTask {
         Ok(StepLoss {
             total,
             metrics: found,
+            operations: FORWARD_AND_BACK * Work::new(self.dit.config(), sequence).operations(),
         })
     }
 }

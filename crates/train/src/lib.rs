@@ -24,6 +24,7 @@ mod rng;
 mod sheet;
 mod stft_loss;
 mod stream;
+mod throughput;
 mod trainer;
 mod video_ae;
 

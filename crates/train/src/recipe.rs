@@ -18,9 +18,12 @@ pub struct RunRecipe {
     /// Threads that compute; 0 takes all.
     #[serde(default)]
     pub threads: usize,
-    /// Threads that render and prepare batches.
+    /// Threads that render and prepare batches; 0 takes one a core.
     #[serde(default = "one")]
     pub workers: usize,
+    /// The device's bf16 peak in TFLOP/s, which the log names the share of.
+    #[serde(default)]
+    pub peak_tflops: Option<f64>,
     /// Seconds between checkpoints.
     #[serde(default = "checkpoint_seconds")]
     pub checkpoint_seconds: f64,
@@ -30,6 +33,16 @@ pub struct RunRecipe {
     /// Steps between validations.
     #[serde(default = "validate_every")]
     pub validate_every: u64,
+}
+
+impl RunRecipe {
+    /// Threads that render and prepare batches.
+    pub fn worker_threads(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        }
+    }
 }
 
 fn one() -> usize {

@@ -13,6 +13,7 @@ use crate::metrics::{MetricLog, Metrics};
 use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::stream::{BatchStream, MakeBatch};
+use crate::throughput::Throughput;
 
 /// One kind of training: what a batch is, and what its loss is.
 pub trait Task: Send {
@@ -42,6 +43,8 @@ pub struct StepLoss {
     pub total: Tensor,
     /// Numbers for the log, each a mean over the batch.
     pub metrics: Metrics,
+    /// Operations of the step, back and forth, an addition and a multiplication being two; 0 if they are not counted.
+    pub operations: f64,
 }
 
 /// Where and how a training runs.
@@ -85,6 +88,7 @@ struct Loop<'a> {
     run: &'a Run<'a>,
     checkpoints: Checkpoints,
     log: MetricLog,
+    throughput: Throughput,
     step: u64,
     saved: Instant,
 }
@@ -102,6 +106,7 @@ impl<'a> Loop<'a> {
             run,
             checkpoints,
             log,
+            throughput: Throughput::default(),
             step,
             saved: Instant::now(),
         })
@@ -109,7 +114,7 @@ impl<'a> Loop<'a> {
 
     fn run<T: Task>(mut self, task: &mut T) -> Result<Outcome> {
         let recipe = self.run.recipe;
-        let mut stream = BatchStream::start(task.make_batch(), self.step, recipe.workers);
+        let mut stream = BatchStream::start(task.make_batch(), self.step, recipe.worker_threads());
         self.run.progress.stage("training", recipe.steps);
         self.run.progress.at(self.step);
         while self.step < recipe.steps && !self.run.cancel.is_cancelled() {
@@ -138,7 +143,11 @@ impl<'a> Loop<'a> {
         let start = Instant::now();
         let batch = stream.next_batch()?;
         let waited = start.elapsed().as_secs_f64();
-        let StepLoss { total, mut metrics } = task.loss(batch, self.step)?;
+        let StepLoss {
+            total,
+            mut metrics,
+            operations,
+        } = task.loss(batch, self.step)?;
         let loss = f64::from(total.to_scalar::<f32>()?);
         if !loss.is_finite() {
             return Err(TrainError::Diverged {
@@ -152,10 +161,14 @@ impl<'a> Loop<'a> {
         self.step += 1;
         metrics.insert("gradient_norm".into(), norm);
         metrics.insert("rate".into(), rate);
-        metrics.insert("seconds".into(), start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        metrics.insert("seconds".into(), seconds);
         metrics.insert("waited".into(), waited);
+        self.throughput.add(seconds, waited, operations);
         self.log.add(metrics);
         if self.step.is_multiple_of(self.run.recipe.log_every.max(1)) {
+            self.log
+                .add(self.throughput.take(self.run.recipe.peak_tflops));
             let line = self.log.write("train", self.step)?;
             self.run.progress.note(&line);
         }
@@ -165,6 +178,8 @@ impl<'a> Loop<'a> {
     fn validate<T: Task>(&mut self, task: &mut T) -> Result<()> {
         let (step, folder) = (self.step, &self.run.folder);
         let metrics = self.optimiser.with_ema(|| task.validate(step, folder))?;
+        self.log
+            .add(self.throughput.take(self.run.recipe.peak_tflops));
         self.log.flush("train", step)?;
         self.log.add(metrics);
         let line = self.log.write("validation", step)?;

@@ -42,6 +42,7 @@ impl Task for Products {
         Ok(StepLoss {
             total,
             metrics: metrics([("loss", loss)]),
+            operations: 0.0,
         })
     }
 
@@ -98,7 +99,7 @@ fn run(folder: &Path, muon: f64, stop: u64) -> (Outcome, Vec<Vec<f32>>) {
 type Logged = (String, u64, Vec<(String, f64)>);
 
 fn losses(folder: &Path) -> Vec<Logged> {
-    let timed = ["seconds", "waited"];
+    let timed = ["seconds", "waited", "waiting_share", "tflops", "peak_share"];
     let lines = crate::metrics::read_log(&folder.join("log.jsonl")).unwrap();
     lines
         .into_iter()

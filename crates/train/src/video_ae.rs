@@ -268,6 +268,7 @@ impl Task for VideoTask {
                 ("latent_rms", spread),
             ]),
             total: (errors.total + (size * loss.latent_size)?)?,
+            operations: 0.0,
         })
     }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use candle_core::Device;
 use gallop_core::{Audio, Cancel, Progress, Resolution};
 use gallop_engine::Sampler;
 use gallop_engine::public::{
@@ -72,7 +73,7 @@ pub fn run(
     // What does not fit is better known before than after hours of work.
     let cost = pipeline.estimate(&plan, inputs)?;
     if args.dry_run {
-        return dry_run(args, &plan, &cost);
+        return dry_run(args, &plan, &cost, model.device());
     }
     let frames = make(args, &plan, inputs, &pipeline, Watch { progress, cancel })?;
     let made = Made {
@@ -144,8 +145,8 @@ fn make(
 }
 
 /// What making the clip would take.
-fn dry_run(args: &Generate, plan: &PublicPlan, cost: &Estimate) -> Result<()> {
-    let rate = operations_per_second()?;
+fn dry_run(args: &Generate, plan: &PublicPlan, cost: &Estimate, device: &Device) -> Result<()> {
+    let rate = operations_per_second(device)?;
     let seconds = cost.operations() / rate;
     if args.json {
         ui::event(&json!({
@@ -198,6 +199,7 @@ fn stage_line(stage: &StageEstimate) -> String {
             "{} runs over {video} video, {audio} audio and {text} text tokens",
             stage.passes
         ),
+        None if stage.part == Part::AudioAutoencoder => "sound".into(),
         None => "pictures".into(),
     };
     format!(

@@ -315,24 +315,27 @@ fn parameters(model: &PublicModel, part: Part) -> f64 {
     }
 }
 
-/// How many operations a second this machine does in bf16 products, measured now in a fraction of a second.
+/// How many operations a second a device does in bf16 products, measured now in a fraction of a second.
 ///
 /// # Errors
 /// No memory.
-pub fn operations_per_second() -> Result<f64> {
-    const SIZE: usize = 1024;
+pub fn operations_per_second(device: &Device) -> Result<f64> {
     const SECONDS: f64 = 0.3;
-    let ones = |dtype| Tensor::ones((SIZE, SIZE), DType::F32, &Device::Cpu)?.to_dtype(dtype);
+    let size = if device.is_cpu() { 1024 } else { 4096 };
+    let ones = |dtype| Tensor::ones((size, size), DType::F32, device)?.to_dtype(dtype);
     let (x, weight) = (ones(DType::F32)?, ones(DType::BF16)?);
-    let rows = Segments::single(SIZE);
-    let once = || linear(&x, &weight, None, &rows, Precision::Bf16);
+    let rows = Segments::single(size);
+    let once = || -> candle_core::Result<()> {
+        linear(&x, &weight, None, &rows, Precision::Bf16)?;
+        device.synchronize()
+    };
     once()?;
     let (start, mut runs) = (Instant::now(), 0);
     while start.elapsed().as_secs_f64() < SECONDS {
         once()?;
         runs += 1;
     }
-    let operations = 2.0 * (SIZE * SIZE * SIZE) as f64 * f64::from(runs);
+    let operations = 2.0 * (size as f64).powi(3) * f64::from(runs);
     Ok(operations / start.elapsed().as_secs_f64())
 }
 

@@ -1,6 +1,6 @@
 //! The public transformer as the field that a sampler follows.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use gallop_core::LatentShape;
 use gallop_diffusion::{Field, Guidance};
 use gallop_model::ModelError;
@@ -43,7 +43,7 @@ struct Pass {
     text: Tensor,
 }
 
-/// Velocities of one clip. The state is video latents `[F, H, W, C]` and, unless it is given, audio latents
+/// Velocities of one clip, on the device that its text is on. The state is video latents `[F, H, W, C]` and, unless it is given, audio latents
 /// `[A, C]`.
 pub(super) struct Velocity<'a> {
     transformer: &'a mut dyn Transformer,
@@ -73,7 +73,7 @@ impl<'a> Velocity<'a> {
                 .map(|text| Ok(SampleSpec::public(latents, text.dim(0)?)))
                 .collect::<Result<Vec<_>>>()?;
             Ok(Pass {
-                sequence: TokenSequence::new(transformer.config(), &specs, &Device::Cpu)?,
+                sequence: TokenSequence::new(transformer.config(), &specs, text[0].device())?,
                 text: Tensor::cat(text, 0)?,
             })
         };

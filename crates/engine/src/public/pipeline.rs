@@ -103,6 +103,8 @@ impl PublicPipeline<'_> {
         noise: &mut Noise,
         watch: Watch,
     ) -> Result<Latents> {
+        let device = self.model.device();
+        let noise = &mut |shape: &[usize]| noise(shape)?.to_device(device);
         let text = self.encode_text(plan, watch)?;
         let mut sizes = vec![plan.latents];
         sizes.extend(plan.refined);
@@ -192,7 +194,8 @@ impl PublicPipeline<'_> {
         let picture = Picture::new(from.width, from.height, picture.rgb.clone())?;
         let encode = |size: &LatentShape| {
             let fitted = picture.fit(size.width * SPACE_STRIDE, size.height * SPACE_STRIDE);
-            let latents = encoder.encode(&fitted.to_tensor()?)?;
+            let pixels = fitted.to_tensor()?.to_device(self.model.device())?;
+            let latents = encoder.encode(&pixels)?;
             Ok(latents.permute((1, 2, 3, 0))?.contiguous()?)
         };
         sizes.iter().map(encode).collect()
@@ -213,6 +216,7 @@ impl PublicPipeline<'_> {
         let encoder = self.model.audio_encoder(Precision::F32);
         let encoder = encoder.map_err(|error| of_part(Part::AudioAutoencoder, error))?;
         let wave = sound_for_encoder(sound, plan.request.duration)?;
+        let wave = wave.to_device(self.model.device())?;
         Ok(encode_wave(&encoder, &wave, &mut |shape| {
             Ok(noise(shape)?)
         })?)

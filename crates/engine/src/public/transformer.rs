@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use gallop_core::{Progress, UserError};
-use gallop_kernels::Precision;
+use gallop_kernels::{Precision, device_memory};
 use gallop_model::{
     ModelError, WeightFiles, Weights,
     dit::{Batch, Dit, DitConfig, MemoryPlan, MemoryRequest, Outputs},
@@ -23,6 +23,10 @@ use crate::error::{EngineError, Result};
 const RUN: usize = 1 << 20;
 /// The share of the free memory that is taken where nobody says how much.
 const SHARE: f64 = 0.8;
+/// The share of a GPU's free memory that is taken: nobody else is expected to want it.
+const GPU_SHARE: f64 = 0.95;
+/// What a GPU's driver holds for a process beside its tensors: its context and the kernels' code.
+const GPU_DRIVER: u64 = 512 * MIB;
 /// Where the layers' weights are; their matrices are checked when they are first read.
 const LAYERS: &str = "block.layers.";
 const MIB: u64 = 1 << 20;
@@ -81,8 +85,8 @@ pub trait LoadTransformer {
     fn budget(&self) -> Option<u64>;
 }
 
-/// Uses weights where they lie in mapped files. As many layers stay in memory as fit; the others are read in each
-/// step, while the one before is in use.
+/// Uses weights where they lie in mapped files, or, for a model on a GPU, copies them there in the form that they are
+/// stored in. As many layers stay in memory as fit; the others are read in each step, while the one before is in use.
 #[derive(Clone, Debug)]
 pub struct Planned {
     precision: Precision,
@@ -102,7 +106,7 @@ impl Planned {
         }
     }
 
-    /// In so many bytes, which are all that the process may hold.
+    /// In so many bytes, which are all that the process may hold, of the memory of the device that it computes on.
     pub fn within(self, budget: Option<u64>) -> Self {
         Self { budget, ..self }
     }
@@ -136,7 +140,7 @@ impl Planned {
         let config = model.transformer_config(part, &files)?;
         check_shapes(&files, &config)?;
         check_finite(&files)?;
-        let weights = Weights::files(files, &Device::Cpu);
+        let weights = Weights::files(files, model.device());
         let weights = match &self.loras {
             Some((of, loras)) if *of == part => weights.with_loras(loras.clone()),
             _ => weights,
@@ -152,15 +156,34 @@ impl Planned {
     ) -> Result<MemoryPlan> {
         // What earlier stages freed is no longer held.
         give_back();
-        let free = || available().map(|bytes| in_use() + (bytes as f64 * SHARE) as u64);
-        let budget = self.budget.or_else(free);
-        let plan = MemoryPlan::new(config, weights, MemoryRequest::new(budget, tokens));
+        let request = self.request(weights.device(), tokens)?;
+        let beside = match weights.device().is_cpu() {
+            true => 0,
+            false => GPU_DRIVER,
+        };
+        let plan = MemoryPlan::new(config, weights, request);
         plan.map_err(|error| match error {
-            ModelError::Memory { allowed, needed } if self.budget.is_none() => {
-                too_little_free(part, allowed, needed).into()
+            ModelError::Memory { allowed, needed } => {
+                let (allowed, needed) = (allowed + beside, needed + beside);
+                match self.budget {
+                    None => too_little_free(part, allowed, needed).into(),
+                    Some(_) => ModelError::Memory { allowed, needed }.into(),
+                }
             }
             error => error.into(),
         })
+    }
+
+    /// What may be held where the weights are to be.
+    fn request(&self, device: &Device, tokens: usize) -> Result<MemoryRequest> {
+        let Some(memory) = device_memory(device)? else {
+            let free = || available().map(|bytes| in_use() + (bytes as f64 * SHARE) as u64);
+            return Ok(MemoryRequest::new(self.budget.or_else(free), tokens));
+        };
+        let free = memory.held + (memory.free as f64 * GPU_SHARE) as u64;
+        let budget = self.budget.map(|bytes| bytes.saturating_sub(GPU_DRIVER));
+        let request = MemoryRequest::new(Some(budget.unwrap_or(free).min(free)), tokens);
+        Ok(request.holding(memory.held))
     }
 }
 

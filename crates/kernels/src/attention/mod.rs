@@ -4,6 +4,7 @@ mod backward;
 mod forward;
 mod layer;
 mod tiles;
+mod wide;
 
 pub use layer::{SelfAttention, self_attention};
 
@@ -122,6 +123,9 @@ pub fn attention(
         head,
     };
     plan.check(extents)?;
+    if head > wide::WIDEST && q.device().is_cuda() {
+        return wide::attention([q, k, v], plan, precision);
+    }
     let trains = q.track_op() || k.track_op() || v.track_op();
     let op = Attention {
         plan: plan.clone(),

@@ -41,6 +41,8 @@ pub enum Text {
     Eight,
     /// Attention with so many numbers a head, a multiple of 16.
     Attention(Precision, usize),
+    /// Matrices in fewer bits to bf16.
+    Expand,
 }
 
 impl Text {
@@ -52,6 +54,7 @@ impl Text {
             Text::Merge => "merge",
             Text::Eight => "eight",
             Text::Attention(..) => "attention",
+            Text::Expand => "expand",
         }
     }
 
@@ -63,6 +66,7 @@ impl Text {
             Text::Merge => include_str!("source/merge.cu"),
             Text::Eight => include_str!("source/eight.cu"),
             Text::Attention(..) => include_str!("source/attention.cu"),
+            Text::Expand => include_str!("source/expand.cu"),
         };
         let mut defines = String::new();
         if let Text::Rows(Precision::Bf16)

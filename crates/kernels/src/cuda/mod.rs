@@ -9,13 +9,16 @@ mod conv;
 mod cudnn;
 mod dense;
 mod eight;
+mod expand;
 mod gpu;
 mod libraries;
 mod linear;
 mod lt;
+mod memory;
 mod pointwise;
 mod product;
 mod rows;
+mod upload;
 
 use std::path::PathBuf;
 
@@ -26,16 +29,20 @@ use candle_core::{Device, Result, bail};
 
 pub(crate) use adam::adam;
 pub(crate) use attention::{Layer, Lse, attention, attention_backward, layer, layer_backward};
+pub(crate) use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 pub(crate) use conv::{conv, conv_backward};
 pub use cudnn::{Shape as DenseShape, plan_for};
 pub use dense::{Fused, fused_attention, set_fused};
+pub(crate) use expand::expand;
 pub use gpu::{Text, compile};
 pub(crate) use linear::{linear, linear_backward};
+pub(crate) use memory::{forget_peak, memory, name};
 pub(crate) use pointwise::{
     Cut, gate, gate_backward, overlap, overlap_backward, snake, snake_backward, swiglu,
     swiglu_backward, unary, unary_backward, upsample, upsample_backward,
 };
 pub(crate) use rows::{Norm, layer_norm, layer_norm_backward, norm_turn, norm_turn_backward};
+pub(crate) use upload::upload;
 
 /// Opens CUDA's libraries, looking into `folders` for those that the system does not find by itself: folders of
 /// libraries, Python's `site-packages`, or virtual environments.

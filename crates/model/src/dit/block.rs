@@ -28,12 +28,11 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn new(config: &DitConfig, i: usize, source: &MatrixSource) -> error::Result<Self> {
         let kind = config.layers[i];
-        let weights = source.weights.at("block.layers").at(i);
-        let form = source.form;
+        let source = source.at("block.layers").at(i);
         Ok(Self {
             kind,
-            attention: Attention::new(config, kind, &(weights.at("attention"), form))?,
-            mlp: Mlp::new(config, kind, &(weights.at("mlp"), form))?,
+            attention: Attention::new(config, kind, &source.at("attention"))?,
+            mlp: Mlp::new(config, kind, &source.at("mlp"))?,
         })
     }
 
@@ -45,10 +44,10 @@ impl Block {
         form: Form,
     ) -> error::Result<Weight> {
         let kind = config.layers[i];
-        let weights = weights.at("block.layers").at(i);
         let source = MatrixSource {
-            weights: &weights,
+            weights: weights.at("block.layers").at(i),
             form: Some(inner_form(form, i, config.layers.len())),
+            look: false,
         };
         let mut sum = Weight::default();
         for (name, shape) in shapes(config, kind) {
@@ -133,9 +132,10 @@ fn shapes(config: &DitConfig, kind: LayerKind) -> [(&'static str, (usize, usize)
     ]
 }
 
-/// Bytes of hidden activations of the MLP that are there at a time. It does not depend on the memory that is allowed,
-/// so that no number does.
+/// Bytes of hidden activations of the MLP that are there at a time, on the processor and on a GPU, which needs longer
+/// products to be busy. It does not depend on the memory that is allowed, so that no number does.
 const CHUNK_BYTES: u64 = 256 << 20;
+const CHUNK_BYTES_GPU: u64 = 1 << 30;
 
 /// Bytes of a token on its way through an MLP.
 pub(super) fn chunk_row_bytes(config: &DitConfig, kind: MlpKind) -> u64 {
@@ -144,10 +144,11 @@ pub(super) fn chunk_row_bytes(config: &DitConfig, kind: MlpKind) -> u64 {
 }
 
 /// Tokens that go through an MLP at a time: about equal parts of all of them.
-pub(super) fn chunk_rows(row_bytes: u64, tokens: usize) -> usize {
+pub(super) fn chunk_rows(row_bytes: u64, tokens: usize, gpu: bool) -> usize {
     /// Fewer do not repay reading the weights again.
     const LEAST: u64 = 256;
-    let most = (CHUNK_BYTES / row_bytes).max(LEAST) as usize;
+    let bytes = if gpu { CHUNK_BYTES_GPU } else { CHUNK_BYTES };
+    let most = (bytes / row_bytes).max(LEAST) as usize;
     tokens.div_ceil(tokens.div_ceil(most).max(1))
 }
 
@@ -185,17 +186,13 @@ fn groups(kind: LayerKind) -> usize {
 
 /// A matrix of `groups` x `rows` outputs; `gain` scales its beginning from that which keeps the variance.
 fn matrix(
-    (weights, form): &(Weights, Option<Form>),
+    source: &MatrixSource,
     name: &str,
     shape: (usize, usize),
     gain: f64,
 ) -> error::Result<Matrix> {
     let init = Init::Normal(gain / (shape.1 as f64).sqrt());
-    let source = MatrixSource {
-        weights,
-        form: *form,
-    };
-    Matrix::new(&source, shape, &format!("{name}.weight"), init)
+    Matrix::new(source, shape, &format!("{name}.weight"), init)
 }
 
 /// The factor on what a branch adds to the stream, so that the sum of all begins at the size of one.
@@ -214,15 +211,11 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(
-        config: &DitConfig,
-        kind: LayerKind,
-        source: &(Weights, Option<Form>),
-    ) -> error::Result<Self> {
+    fn new(config: &DitConfig, kind: LayerKind, source: &MatrixSource) -> error::Result<Self> {
         let (g, d, k) = (groups(kind), config.width, config.head_dim);
         let norm = |name: &str, size: usize| {
             source
-                .0
+                .weights
                 .get_f32(g * size, &format!("{name}.weight"), Init::Zeros)
         };
         let joined = config.num_heads_q * k;
@@ -271,17 +264,15 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn new(
-        config: &DitConfig,
-        kind: LayerKind,
-        source: &(Weights, Option<Form>),
-    ) -> error::Result<Self> {
+    fn new(config: &DitConfig, kind: LayerKind, source: &MatrixSource) -> error::Result<Self> {
         let (g, d) = (groups(kind), config.width);
         let (rows, hidden) = (config.mlp_rows(kind.mlp), config.mlp_hidden(kind.mlp));
         Ok(Self {
             kind: kind.mlp,
             row_bytes: chunk_row_bytes(config, kind.mlp),
-            pre_norm: source.0.get_f32(g * d, "pre_norm.weight", Init::Zeros)?,
+            pre_norm: source
+                .weights
+                .get_f32(g * d, "pre_norm.weight", Init::Zeros)?,
             up: matrix(source, "up_gate_proj", (g * rows, d), 1.0)?,
             down: matrix(source, "down_proj", (g * d, hidden), branch_gain(config))?,
         })
@@ -290,7 +281,7 @@ impl Mlp {
     /// x + MLP(x), [L, D], some rows at a time: the hidden activations are several times as wide.
     fn add_to(&self, x: &Tensor, rows: &Rows) -> error::Result<Tensor> {
         let tokens = x.dim(0)?;
-        let chunk = chunk_rows(self.row_bytes, tokens);
+        let chunk = chunk_rows(self.row_bytes, tokens, !x.device().is_cpu());
         if chunk >= tokens {
             return Ok((x + self.forward(x, rows)?)?);
         }
@@ -328,11 +319,12 @@ mod tests {
 
     #[test]
     fn tokens_go_through_in_about_equal_parts() {
-        assert_eq!(chunk_rows(1, 4000), 4000);
-        assert_eq!(chunk_rows(CHUNK_BYTES / 1000, 4000), 1000);
-        assert_eq!(chunk_rows(CHUNK_BYTES / 1000, 2002), 668);
-        assert_eq!(chunk_rows(CHUNK_BYTES, 1024), 256);
-        assert_eq!(chunk_rows(CHUNK_BYTES, 1), 1);
+        assert_eq!(chunk_rows(1, 4000, false), 4000);
+        assert_eq!(chunk_rows(CHUNK_BYTES / 1000, 4000, false), 1000);
+        assert_eq!(chunk_rows(CHUNK_BYTES / 1000, 2002, false), 668);
+        assert_eq!(chunk_rows(CHUNK_BYTES, 1024, false), 256);
+        assert_eq!(chunk_rows(CHUNK_BYTES, 1, false), 1);
+        assert_eq!(chunk_rows(CHUNK_BYTES_GPU / 2000, 4000, true), 2000);
     }
 
     #[test]
@@ -353,8 +345,12 @@ mod tests {
                 per_modality,
                 precision: Precision::Bf16,
             };
-            let weights = weights.at(per_modality);
-            let mut mlp = Mlp::new(&config, kind, &(weights, None)).unwrap();
+            let source = MatrixSource {
+                weights: weights.at(per_modality),
+                form: None,
+                look: false,
+            };
+            let mut mlp = Mlp::new(&config, kind, &source).unwrap();
             let whole = mlp.add_to(&x, &rows).unwrap().to_vec2::<f32>().unwrap();
             mlp.row_bytes = CHUNK_BYTES;
             let parts = mlp.add_to(&x, &rows).unwrap().to_vec2::<f32>().unwrap();

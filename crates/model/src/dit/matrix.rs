@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use gallop_kernels::{Frozen, Precision, Segments, linear, linear_frozen};
+use candle_core::{DType, Tensor};
+use gallop_kernels::{
+    Frozen, Precision, Resident, Segments, linear, linear_frozen, linear_resident, sum_in_parts,
+};
 
 use crate::error::{ModelError, Result};
 use crate::numbers::{finite, with_numbers};
@@ -31,14 +33,29 @@ pub(super) enum Matrix {
     Mapped(MappedMatrix),
     /// In memory, in fewer bits.
     Small(Arc<Quantized>),
+    /// In the memory of another device than the processor, as it is stored.
+    Resident(Resident),
 }
 
 /// How the matrices of one layer are to be had.
-pub(super) struct MatrixSource<'a> {
+#[derive(Clone)]
+pub(super) struct MatrixSource {
     /// Where they are.
-    pub weights: &'a Weights,
+    pub weights: Weights,
     /// What is done to them, or nothing and as tensors, to be trained.
     pub form: Option<Form>,
+    /// Whether their numbers are looked at, where that cannot be done later.
+    pub look: bool,
+}
+
+impl MatrixSource {
+    /// The place `name` below this one.
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Self {
+            weights: self.weights.at(name),
+            ..*self
+        }
+    }
 }
 
 /// What a matrix weighs in memory.
@@ -61,6 +78,9 @@ impl Matrix {
             let tensor = from.weights.get(shape, name, init)?;
             return Ok(Self::Tensor(narrowed(tensor, form)?));
         };
+        if !from.weights.device().is_cpu() {
+            return Self::resident(from, form, &mapped);
+        }
         let made = match target(form, &mapped) {
             None => return Ok(Self::Mapped(mapped)),
             Some(Target::Bf16) => Self::Tensor(expand(&mapped.frozen()?)?),
@@ -70,6 +90,24 @@ impl Matrix {
         };
         mapped.release();
         Ok(made)
+    }
+
+    /// A copy on the device of `from`. The pages of the files stay as they are: the system takes them back when it needs
+    /// them, and a layer that is copied in each step finds them.
+    fn resident(from: &MatrixSource, form: Form, mapped: &MappedMatrix) -> Result<Self> {
+        let device = from.weights.device();
+        mapped.fetch();
+        if from.look {
+            mapped.check_finite()?;
+        }
+        Ok(match target(form, mapped) {
+            None => Self::Resident(Resident::new(&mapped.frozen()?, device)?),
+            Some(Target::Bf16) => Self::Tensor(expand(&mapped.frozen()?)?.to_device(device)?),
+            Some(Target::Few(quant)) => {
+                let small = quant.quantize_frozen(&mapped.frozen()?)?.0;
+                Self::Resident(Resident::new(&small.frozen()?, device)?)
+            }
+        })
     }
 
     /// What the matrix `name` will weigh.
@@ -82,11 +120,18 @@ impl Matrix {
             return Ok(Weight { kept, making: kept });
         };
         let stored = mapped.bytes();
+        let cpu = from.weights.device().is_cpu();
         let kept = match target(form, &mapped) {
             None => {
+                // Other devices expand a matrix that is not bf16 each time they use it.
+                let making = if cpu || stored == 2 * count {
+                    0
+                } else {
+                    2 * count
+                };
                 return Ok(Weight {
                     kept: stored,
-                    making: 0,
+                    making,
                 });
             }
             Some(Target::Bf16) => 2 * count,
@@ -94,10 +139,9 @@ impl Matrix {
                 (shape.0 * (quant.row_bytes(shape.1) + quant.scale_bytes(shape.1))) as u64
             }
         };
-        Ok(Weight {
-            kept,
-            making: stored,
-        })
+        // The processor makes it beside what is stored; other devices get it made, and expand it.
+        let making = if cpu { stored } else { 2 * count };
+        Ok(Weight { kept, making })
     }
 
     /// `x W^T`, each row by the matrix of its group; of `sets` stacked matrices only the first groups may be used.
@@ -110,6 +154,10 @@ impl Matrix {
         Ok(match self {
             Self::Mapped(mapped) => frozen(mapped.frozen()?)?,
             Self::Small(small) => frozen(small.frozen()?)?,
+            Self::Resident(matrix) => {
+                let used = matrix.dims().0 / sets * segments.groups().min(sets);
+                linear_resident(x, matrix, used, segments, precision)?
+            }
             Self::Tensor(weight) => {
                 let groups = segments.groups().min(sets);
                 match groups == sets {
@@ -142,6 +190,9 @@ impl Matrix {
         let fine = match self {
             Self::Mapped(mapped) => return mapped.check_finite(),
             Self::Small(small) => finite(&small.numbers()),
+            // They were looked at before they were copied.
+            Self::Resident(_) => true,
+            Self::Tensor(weight) if !weight.device().is_cpu() => finite_sums(weight)?,
             Self::Tensor(weight) => with_numbers(weight, |numbers| Ok(finite(&numbers)))?,
         };
         let why = || format!("the weight `{name}` holds a value that is not finite");
@@ -170,9 +221,24 @@ fn target(form: Form, mapped: &MappedMatrix) -> Option<Target> {
     }
 }
 
+/// Whether all numbers are finite, of a tensor on any device: a sum of magnitudes is finite only if all its terms are.
+/// Some rows at a time, as the sums are in f32.
+fn finite_sums(weight: &Tensor) -> Result<bool> {
+    const ROWS: usize = 4096;
+    let rows = weight.dim(0)?;
+    for start in (0..rows).step_by(ROWS) {
+        let part = weight.narrow(0, start, ROWS.min(rows - start))?;
+        let sum = sum_in_parts(&part.to_dtype(DType::F32)?.abs()?)?;
+        if !sum.to_scalar::<f32>()?.is_finite() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 fn narrowed(tensor: Tensor, form: Form) -> Result<Tensor> {
     Ok(match form {
         Form::Stored => tensor,
-        Form::Bf16 | Form::Fewer(_) => tensor.to_dtype(candle_core::DType::BF16)?,
+        Form::Bf16 | Form::Fewer(_) => tensor.to_dtype(DType::BF16)?,
     })
 }

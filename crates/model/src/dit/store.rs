@@ -77,15 +77,17 @@ impl Reader {
     /// Reads a layer from the disk, and looks at its numbers the first time.
     fn read(&self, i: usize) -> Result<Passing> {
         let form = inner_form(self.form, i, self.config.layers.len());
+        let look = !self.checked[i].swap(true, Ordering::Relaxed);
         let source = MatrixSource {
-            weights: &self.weights,
+            weights: self.weights.clone(),
             form: Some(form),
+            look,
         };
         let block = Block::new(&self.config, i, &source)?;
         let block = Passing(Some(Box::new(block)));
         if let Some(block) = &block.0 {
             block.fetch();
-            if !self.checked[i].swap(true, Ordering::Relaxed) {
+            if look {
                 block.check_finite(i)?;
             }
         }

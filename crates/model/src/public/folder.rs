@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use candle_core::Device;
+
 use super::error::Result;
 use crate::{
     dit::DitConfig,
@@ -175,6 +177,7 @@ pub enum PartState {
 #[derive(Clone, Debug)]
 pub struct PublicModel {
     folder: PathBuf,
+    device: Device,
 }
 
 impl PublicModel {
@@ -185,6 +188,7 @@ impl PublicModel {
     pub fn open(folder: &Path) -> Result<Self> {
         let model = Self {
             folder: folder.into(),
+            device: Device::Cpu,
         };
         if Part::ALL.iter().all(|&part| model.locate(part).is_none()) {
             let wanted = Part::ALL.map(Part::folder).join(", ");
@@ -201,6 +205,19 @@ impl PublicModel {
     /// Whether `folder` looks like the public layout.
     pub fn is(folder: &Path) -> bool {
         Self::open(folder).is_ok()
+    }
+
+    /// The same model, computing on a device: every stage puts its weights there, and takes tensors that are there.
+    pub fn on(self, device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            ..self
+        }
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Its own folder.

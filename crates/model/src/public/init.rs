@@ -4,9 +4,9 @@
 mod random;
 mod shards;
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use random::bytes;
 use shards::{Filling, write_shards};
 
@@ -17,6 +17,7 @@ use super::{
     },
     manifest::TensorSpec,
     preset::Preset,
+    source::TensorSource,
 };
 use crate::{
     error::ModelError,
@@ -99,6 +100,48 @@ impl RandomModel<'_> {
                 write_shards(&folder, &specs, &mut with)
             }
         }
+    }
+}
+
+/// The tensors of a part, random, made when they are asked for: a part without files.
+pub struct RandomPart {
+    specs: BTreeMap<String, TensorSpec>,
+    seed: u64,
+}
+
+impl RandomPart {
+    /// The same numbers as [`RandomModel::write_part`] writes.
+    ///
+    /// # Errors
+    /// When the preset's JSON is not known here.
+    pub fn new(preset: &Preset, part: Part, seed: u64) -> Result<Self> {
+        let specs = preset.tensors(part)?.into_iter();
+        Ok(Self {
+            specs: specs.map(|spec| (spec.name.clone(), spec)).collect(),
+            seed,
+        })
+    }
+}
+
+impl TensorSource for RandomPart {
+    fn names(&self) -> Vec<String> {
+        self.specs.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        Some(self.specs.get(name)?.shape.clone())
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor> {
+        let missing = || ModelError::Missing(name.into());
+        let spec = self.specs.get(name).ok_or_else(missing)?;
+        let numbers = bytes(spec, self.seed);
+        Ok(Tensor::from_raw_buffer(
+            &numbers,
+            spec.dtype,
+            &spec.shape,
+            &Device::Cpu,
+        )?)
     }
 }
 

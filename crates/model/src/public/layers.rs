@@ -1,6 +1,6 @@
 //! The layers that the public autoencoders share, over channels-last tensors.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use gallop_kernels::{ConvSpec, Padding, Precision, Segments, conv, linear, rms_norm};
 
 use super::{error::Result, source::Checkpoint};
@@ -77,6 +77,11 @@ impl Conv {
         self.weight.dims()[1 + dim]
     }
 
+    /// Operations of so many outputs, an addition and a multiplication being two.
+    pub(super) fn operations(&self, positions: usize) -> f64 {
+        2.0 * self.weight.elem_count() as f64 * positions as f64
+    }
+
     /// `x` `[B, .., Cin]` to `[B, .., Cout]`.
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let bias = self.bias.as_ref();
@@ -141,9 +146,9 @@ impl RmsNorm {
     }
 
     /// Without factors.
-    pub(super) fn plain(channels: usize, eps: f64) -> Result<Self> {
+    pub(super) fn plain(channels: usize, eps: f64, device: &Device) -> Result<Self> {
         Ok(Self {
-            weight: Tensor::zeros(channels, DType::F32, &candle_core::Device::Cpu)?,
+            weight: Tensor::zeros(channels, DType::F32, device)?,
             eps,
         })
     }

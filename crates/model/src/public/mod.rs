@@ -22,7 +22,7 @@ pub mod wan_vae;
 pub use check::Work;
 pub use error::{PublicError, Result};
 pub use folder::{Inventory, Part, PartState, PublicModel};
-pub use init::{RandomModel, write_random_part};
+pub use init::{RandomModel, RandomPart, write_random_part};
 pub use memory::StageBytes;
 pub use picture::Picture;
 pub use preset::Preset;

@@ -245,6 +245,15 @@ impl OobleckDecoder {
         })
     }
 
+    /// Operations of decoding so many latents, an addition and a multiplication being two.
+    pub fn operations(&self, latents: usize) -> f64 {
+        let mut samples = latents;
+        let input = self.input.operations(samples);
+        let blocks = self.blocks.iter();
+        let blocks: f64 = blocks.map(|block| block.operations(&mut samples)).sum();
+        input + blocks + self.output.operations(samples)
+    }
+
     /// Latents `[A, C]` to a wave `[A * ratio, 2]`.
     ///
     /// # Errors

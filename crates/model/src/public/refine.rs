@@ -1,6 +1,6 @@
 //! The entry into super-resolution: latents enlarged and made noisy again.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::error::Result;
 
@@ -51,13 +51,13 @@ fn places(from: usize, to: usize) -> Vec<(u32, u32, f32)> {
 }
 
 fn along(x: &Tensor, dim: usize, places: &[(u32, u32, f32)]) -> Result<Tensor> {
-    let pick = |index: Vec<u32>| x.index_select(&Tensor::new(index, &Device::Cpu)?, dim);
+    let pick = |index: Vec<u32>| x.index_select(&Tensor::new(index, x.device())?, dim);
     let before = pick(places.iter().map(|p| p.0).collect())?;
     let after = pick(places.iter().map(|p| p.1).collect())?;
     let mut shape = vec![1; x.rank()];
     shape[dim] = places.len();
     let share: Vec<f32> = places.iter().map(|p| p.2).collect();
-    let share = Tensor::from_vec(share, shape, &Device::Cpu)?;
+    let share = Tensor::from_vec(share, shape, x.device())?;
     let rest = (1.0 - &share)?;
     Ok((before.broadcast_mul(&rest)? + after.broadcast_mul(&share)?)?)
 }

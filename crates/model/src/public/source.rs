@@ -182,6 +182,7 @@ impl<S: TensorSource> TensorSource for Renamed<S> {
 pub struct Checkpoint<'a> {
     source: &'a dyn TensorSource,
     prefix: String,
+    device: Device,
 }
 
 impl<'a> Checkpoint<'a> {
@@ -190,7 +191,21 @@ impl<'a> Checkpoint<'a> {
         Self {
             source,
             prefix: String::new(),
+            device: Device::Cpu,
         }
+    }
+
+    /// The same tensors, put on a device as they are read.
+    pub fn on(self, device: &Device) -> Self {
+        Self {
+            device: device.clone(),
+            ..self
+        }
+    }
+
+    /// Where tensors are put.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The tensors one step down: `w.at("a").at(0)` has those called `a.0.…`.
@@ -198,6 +213,7 @@ impl<'a> Checkpoint<'a> {
         Self {
             source: self.source,
             prefix: format!("{}{part}.", self.prefix),
+            device: self.device.clone(),
         }
     }
 
@@ -226,7 +242,8 @@ impl<'a> Checkpoint<'a> {
     /// When it is missing, cannot be read, or holds what is no number.
     pub fn f32(&self, name: &str) -> Result<Tensor> {
         let name = self.name(name);
-        finite(self.source.tensor(&name)?.to_dtype(DType::F32)?, name)
+        let tensor = finite(self.source.tensor(&name)?.to_dtype(DType::F32)?, name)?;
+        Ok(tensor.to_device(&self.device)?)
     }
 
     /// As [`Checkpoint::f32`], of this shape.
@@ -247,7 +264,7 @@ impl<'a> Checkpoint<'a> {
         let full = self.name(name);
         let tensor = self.source.tensor(&full)?;
         match tensor.dtype() {
-            DType::BF16 => finite(tensor, full),
+            DType::BF16 => Ok(finite(tensor, full)?.to_device(&self.device)?),
             _ => self.f32(name),
         }
     }
@@ -258,7 +275,8 @@ impl<'a> Checkpoint<'a> {
     /// When it is missing, cannot be read, a row is beyond its end, or holds what is no number.
     pub fn rows(&self, name: &str, rows: &[u32]) -> Result<Tensor> {
         let name = self.name(name);
-        finite(self.source.rows(&name, rows)?.to_dtype(DType::F32)?, name)
+        let tensor = finite(self.source.rows(&name, rows)?.to_dtype(DType::F32)?, name)?;
+        Ok(tensor.to_device(&self.device)?)
     }
 
     pub(super) fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {

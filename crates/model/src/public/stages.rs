@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use candle_core::Device;
 use gallop_kernels::Precision;
 
 use super::{
@@ -10,8 +11,10 @@ use super::{
         AUDIO_CONFIG, AUDIO_WEIGHTS, FAST_DECODER_CONFIG, FAST_DECODER_WEIGHTS, Part, PublicModel,
         VIDEO_WEIGHTS,
     },
+    init::RandomPart,
     oobleck::{OobleckConfig, OobleckDecoder, OobleckEncoder},
-    source::{Checkpoint, Renamed},
+    preset::Preset,
+    source::{Checkpoint, Renamed, TensorSource},
     t5gemma::{GemmaTokenizer, T5GemmaConfig, T5GemmaEncoder},
     turbo_vaed::{TurboConfig, TurboDecoder, unwrap_checkpoint},
     wan_vae::{LatentStats, WanDecoder, WanEncoder},
@@ -26,6 +29,7 @@ pub struct TextStage {
     tokenizer: GemmaTokenizer,
     config: T5GemmaConfig,
     files: WeightFiles,
+    device: Device,
 }
 
 impl TextStage {
@@ -39,7 +43,8 @@ impl TextStage {
     /// # Errors
     /// When the files hold no encoder of this configuration.
     pub fn encoder(&self, precision: Precision) -> Result<T5GemmaEncoder<'_>> {
-        T5GemmaEncoder::new(&self.files, self.config.clone(), precision)
+        let encoder = T5GemmaEncoder::new(&self.files, self.config.clone(), precision)?;
+        Ok(encoder.on(&self.device))
     }
 }
 
@@ -57,6 +62,7 @@ impl PublicModel {
             config,
             tokenizer: GemmaTokenizer::open(&folder)?,
             files,
+            device: self.device().clone(),
         })
     }
 
@@ -81,7 +87,7 @@ impl PublicModel {
     /// When its file is missing, or not what it should be.
     pub fn video_encoder(&self, precision: Precision) -> Result<WanEncoder> {
         let file = self.pickle(Part::VideoAutoencoder, VIDEO_WEIGHTS)?;
-        WanEncoder::load(&Checkpoint::new(&file), LatentStats::public()?, precision)
+        WanEncoder::load(&self.read(&file), LatentStats::public()?, precision)
     }
 
     /// The slow, exact video decoder.
@@ -90,7 +96,16 @@ impl PublicModel {
     /// When its file is missing, or not what it should be.
     pub fn video_decoder(&self, precision: Precision) -> Result<WanDecoder> {
         let file = self.pickle(Part::VideoAutoencoder, VIDEO_WEIGHTS)?;
-        WanDecoder::load(&Checkpoint::new(&file), LatentStats::public()?, precision)
+        WanDecoder::load(&self.read(&file), LatentStats::public()?, precision)
+    }
+
+    /// The fast video decoder's configuration.
+    ///
+    /// # Errors
+    /// When its file is missing, or not what it should be.
+    fn fast_decoder_config(&self) -> Result<TurboConfig> {
+        let path = self.require_file(Part::FastDecoder, FAST_DECODER_CONFIG)?;
+        TurboConfig::parse(&read(&path)?)
     }
 
     /// The fast video decoder.
@@ -99,7 +114,7 @@ impl PublicModel {
     /// When a file is missing, or not what it should be.
     pub fn fast_video_decoder(&self, precision: Precision) -> Result<TurboDecoder> {
         let (config, file) = self.fast()?;
-        let weights = Checkpoint::new(&file);
+        let weights = self.read(&file);
         TurboDecoder::load(&weights, config, LatentStats::public()?, precision)
     }
 
@@ -109,7 +124,7 @@ impl PublicModel {
     /// When a file is missing, or not what it should be.
     pub fn audio_encoder(&self, precision: Precision) -> Result<OobleckEncoder> {
         let (config, files) = self.audio()?;
-        OobleckEncoder::load(&Checkpoint::new(&files), &config, precision)
+        OobleckEncoder::load(&self.read(&files), &config, precision)
     }
 
     /// The audio decoder.
@@ -118,13 +133,17 @@ impl PublicModel {
     /// When a file is missing, or not what it should be.
     pub fn audio_decoder(&self, precision: Precision) -> Result<OobleckDecoder> {
         let (config, files) = self.audio()?;
-        OobleckDecoder::load(&Checkpoint::new(&files), &config, precision)
+        OobleckDecoder::load(&self.read(&files), &config, precision)
+    }
+
+    /// Tensors as the stages are given them.
+    fn read<'a>(&self, source: &'a dyn TensorSource) -> Checkpoint<'a> {
+        Checkpoint::new(source).on(self.device())
     }
 
     pub(super) fn fast(&self) -> Result<(TurboConfig, Renamed<PickleFile>)> {
-        let part = Part::FastDecoder;
-        let config = TurboConfig::parse(&read(&self.require_file(part, FAST_DECODER_CONFIG)?)?)?;
-        let file = self.pickle(part, FAST_DECODER_WEIGHTS)?;
+        let config = self.fast_decoder_config()?;
+        let file = self.pickle(Part::FastDecoder, FAST_DECODER_WEIGHTS)?;
         Ok((config, unwrap_checkpoint(file)))
     }
 
@@ -139,6 +158,41 @@ impl PublicModel {
     pub(super) fn pickle(&self, part: Part, file: &str) -> Result<PickleFile> {
         let path = self.require_file(part, file)?;
         Ok(PickleFile::open(&path).map_err(|error| ModelError::format(&path, error))?)
+    }
+}
+
+impl Preset {
+    /// The fast video decoder with random weights, on a device; needs no files.
+    ///
+    /// # Errors
+    /// When the preset's JSON is not known here, or memory runs out.
+    pub fn fast_decoder(
+        &self,
+        seed: u64,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<TurboDecoder> {
+        let source = RandomPart::new(self, Part::FastDecoder, seed)?;
+        let source = Renamed::new(source, |name| Some(name.strip_prefix("module.")?.into()));
+        let config = TurboConfig::parse(&self.fast)?;
+        let weights = Checkpoint::new(&source).on(device);
+        TurboDecoder::load(&weights, config, LatentStats::public()?, precision)
+    }
+
+    /// The audio decoder with random weights, on a device; needs no files.
+    ///
+    /// # Errors
+    /// As [`Self::fast_decoder`].
+    pub fn audio_decoder(
+        &self,
+        seed: u64,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<OobleckDecoder> {
+        let source = RandomPart::new(self, Part::AudioAutoencoder, seed)?;
+        let source = Renamed::new(source, |name| Some(name.strip_prefix(AUDIO_PREFIX)?.into()));
+        let weights = Checkpoint::new(&source).on(device);
+        OobleckDecoder::load(&weights, &OobleckConfig::parse(&self.audio)?, precision)
     }
 }
 

@@ -107,6 +107,14 @@ impl<'a> T5GemmaEncoder<'a> {
         })
     }
 
+    /// The same encoder, computing on a device.
+    pub fn on(self, device: &Device) -> Self {
+        Self {
+            weights: self.weights.on(device),
+            ..self
+        }
+    }
+
     /// The last hidden state `[L, D]` of each text.
     ///
     /// # Errors
@@ -143,7 +151,7 @@ impl<'a> T5GemmaEncoder<'a> {
         let scale = (self.config.hidden_size as f64).sqrt();
         Ok(Passage {
             x: (rows * scale)?,
-            rotation: Rotation::new(text.ids.len(), &self.config)?,
+            rotation: Rotation::new(text.ids.len(), &self.config, self.weights.device())?,
             valid: text.valid.clone(),
         })
     }
@@ -156,9 +164,12 @@ impl<'a> T5GemmaEncoder<'a> {
 /// When memory runs out.
 pub fn pad_features(features: &Tensor, length: usize) -> Result<(Tensor, usize)> {
     let (tokens, width) = features.dims2()?;
+    let device = features.device();
+    let features = features.to_device(&Device::Cpu)?;
     let features = features.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
     let counted = tokens.min(length);
     let features = features.narrow(0, 0, counted)?;
     let rest = Tensor::zeros((length - counted, width), DType::F32, &Device::Cpu)?;
-    Ok((Tensor::cat(&[features, rest], 0)?, counted))
+    let padded = Tensor::cat(&[features, rest], 0)?;
+    Ok((padded.to_device(device)?, counted))
 }

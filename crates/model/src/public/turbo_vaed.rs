@@ -93,7 +93,7 @@ impl TurboDecoder {
         let mut shuffle = None;
         if !config.use_unpatchify {
             let conv = Conv::load(&weights.at("upsampler2d_1").at("conv"), precision)?;
-            let norm = RmsNorm::plain(channels, NORM_EPS)?;
+            let norm = RmsNorm::plain(channels, NORM_EPS, weights.device())?;
             shuffle = Some((norm, conv.padded(&[(1, 1), (1, 1)])));
             channels /= config.patch_size * config.patch_size;
         }
@@ -103,9 +103,9 @@ impl TurboDecoder {
             middle: Block::load(&first, outputs, middle, &mut loader)?,
             blocks,
             shuffle,
-            norm: RmsNorm::plain(channels, NORM_EPS)?,
+            norm: RmsNorm::plain(channels, NORM_EPS, weights.device())?,
             output: TimeConv::load(&weights.at("conv_out"), false, &mut loader)?,
-            stats,
+            stats: stats.on(weights.device())?,
             config,
             slots: loader.slots,
             run_bytes: RUN_BYTES,
@@ -170,6 +170,26 @@ impl TurboDecoder {
             })?;
         }
         Ok(())
+    }
+
+    /// Operations of decoding so many latent frames of this height and width, an addition and a multiplication being
+    /// two.
+    pub fn operations(&self, [frames, height, width]: [usize; 3]) -> f64 {
+        let (windows, _) = windows(frames, &self.config);
+        let each = windows.iter().enumerate().map(|(i, window)| {
+            let mut size = [window.latents.len(), height, width];
+            let mut sum = self.input.operations(size.iter().product());
+            for block in std::iter::once(&self.middle).chain(&self.blocks) {
+                sum += block.operations(&mut size, i == 0);
+            }
+            let positions = size.iter().product::<usize>();
+            let (shuffle, scale) = match &self.shuffle {
+                Some((_, conv)) => (conv.operations(positions), 4),
+                None => (0.0, 1),
+            };
+            sum + shuffle + self.output.operations(positions * scale)
+        });
+        each.sum()
     }
 
     /// Pictures of a window of so many latent frames.
@@ -289,6 +309,8 @@ mod tests {
             let mut decoder =
                 TurboDecoder::load(&weights, config.clone(), stats, precision).unwrap();
             let whole = decoder.decode(&latents).unwrap();
+            let [one, two] = [3, 6].map(|height| decoder.operations([6, height, 4]));
+            assert!(one > 0.0 && (two / one - 2.0).abs() < 1e-9);
             for bytes in [1, 20_000] {
                 decoder.run_bytes = bytes;
                 let runs = decoder.decode(&latents).unwrap();

@@ -73,6 +73,14 @@ impl LatentStats {
         Self::new(&LATENT_MEAN, &LATENT_STD)
     }
 
+    /// The same on a device.
+    pub(super) fn on(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            mean: self.mean.to_device(device)?,
+            std: self.std.to_device(device)?,
+        })
+    }
+
     /// `[.., C]` from normalised latents.
     pub(super) fn denormalize(&self, z: &Tensor) -> Result<Tensor> {
         Ok(z.broadcast_mul(&self.std)?.broadcast_add(&self.mean)?)
@@ -156,7 +164,7 @@ impl WanEncoder {
             middle: Middle::load(&encoder.at("middle"), &mut loader)?,
             head: Head::load(&encoder.at("head"), &mut loader)?,
             moments: Linear::from_conv(&weights.at("conv1"), precision)?,
-            stats,
+            stats: stats.on(weights.device())?,
             slots: loader.slots,
         })
     }
@@ -234,7 +242,7 @@ impl WanDecoder {
             input: CausalConv::load(&decoder.at("conv1"), &mut loader)?,
             middle: Middle::load(&decoder.at("middle"), &mut loader)?,
             head: Head::load(&decoder.at("head"), &mut loader)?,
-            stats,
+            stats: stats.on(weights.device())?,
             slots: loader.slots,
         })
     }

@@ -133,6 +133,14 @@ impl DecoderBlock {
         })
     }
 
+    /// Operations for `samples`, which become those of the output.
+    pub(super) fn operations(&self, samples: &mut usize) -> f64 {
+        let lengthen = self.lengthen.conv.operations(*samples + 1);
+        *samples *= self.lengthen.stride;
+        let convs = self.units.iter().flat_map(|unit| &unit.convs);
+        lengthen + convs.map(|conv| conv.operations(*samples)).sum::<f64>()
+    }
+
     pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = self.lengthen.apply(&self.snake.apply(x)?)?;
         for unit in &self.units {

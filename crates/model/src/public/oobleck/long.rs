@@ -1,6 +1,6 @@
 //! Sound longer than the encoder is given at once.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::OobleckEncoder;
 use crate::public::{error::Result, resample::MODEL_RATE};
@@ -31,7 +31,7 @@ pub fn encode_wave(
     for start in (0..samples).step_by(WINDOW / 2) {
         let length = WINDOW.min(samples - start);
         let run = wave.narrow(0, start, length)?;
-        let silence = Tensor::zeros((WINDOW - length, run.dim(1)?), DType::F32, &Device::Cpu)?;
+        let silence = Tensor::zeros((WINDOW - length, run.dim(1)?), DType::F32, wave.device())?;
         runs.push(draw(&Tensor::cat(&[run, silence], 0)?)?);
         if start + length == samples {
             break;
@@ -49,7 +49,7 @@ fn blend(runs: &[Tensor]) -> Result<Tensor> {
     let length = all.dim(0)?;
     let overlap = length / 2;
     let share: Vec<f32> = (0..overlap).map(|i| i as f32 / overlap as f32).collect();
-    let share = Tensor::from_vec(share, (overlap, 1), &Device::Cpu)?;
+    let share = Tensor::from_vec(share, (overlap, 1), all.device())?;
     let rest = (1.0 - &share)?;
     for run in &runs[1..] {
         let kept = all.dim(0)? - overlap;
@@ -64,6 +64,7 @@ fn blend(runs: &[Tensor]) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn overlapping_runs_fade_into_each_other() {

@@ -17,7 +17,7 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
-    pub(super) fn new(tokens: usize, config: &T5GemmaConfig) -> Result<Self> {
+    pub(super) fn new(tokens: usize, config: &T5GemmaConfig, device: &Device) -> Result<Self> {
         let half = config.head_dim / 2;
         let mut angles = Vec::with_capacity(tokens * half);
         for token in 0..tokens {
@@ -29,8 +29,8 @@ impl Rotation {
         }
         let angles = Tensor::from_vec(angles, (tokens, 1, half), &Device::Cpu)?;
         Ok(Self {
-            cos: angles.cos()?,
-            sin: angles.sin()?,
+            cos: angles.cos()?.to_device(device)?,
+            sin: angles.sin()?.to_device(device)?,
         })
     }
 

@@ -123,6 +123,14 @@ impl TimeConv {
         })
     }
 
+    /// Operations of so many outputs.
+    pub(super) fn operations(&self, positions: usize) -> f64 {
+        self.convs
+            .iter()
+            .map(|conv| conv.operations(positions))
+            .sum()
+    }
+
     /// Frames of Cin channels to frames of Cout channels, each as soon as those after it that it sees are there.
     pub(super) fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
         if self.reach == 0 {
@@ -186,17 +194,27 @@ impl Residual {
         let mut conv = |name| TimeConv::load(&weights.at(name), block.depthwise, loader);
         Ok(Self {
             norms: [
-                RmsNorm::plain(channels.0, NORM_EPS)?,
-                RmsNorm::plain(channels.1, NORM_EPS)?,
+                RmsNorm::plain(channels.0, NORM_EPS, weights.device())?,
+                RmsNorm::plain(channels.1, NORM_EPS, weights.device())?,
             ],
             convs: [conv("conv1")?, conv("conv2")?],
             shortcut: match channels.0 == channels.1 {
                 true => None,
-                false => Some((RmsNorm::plain(channels.0, eps)?, conv("conv_shortcut")?)),
+                false => Some((
+                    RmsNorm::plain(channels.0, eps, weights.device())?,
+                    conv("conv_shortcut")?,
+                )),
             },
             relu_first: false,
             slot: loader.slot(),
         })
+    }
+
+    /// Operations of so many outputs.
+    fn operations(&self, positions: usize) -> f64 {
+        let beside = self.shortcut.iter().map(|(_, conv)| conv);
+        let convs = self.convs.iter().chain(beside);
+        convs.map(|conv| conv.operations(positions)).sum()
     }
 
     fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
@@ -318,6 +336,28 @@ impl Block {
                 enlarge => Some(Doubling::load(&doubling, enlarge, loader)?),
             },
         })
+    }
+
+    /// Operations for an input of `size`, frames, height and width, which becomes that of the output.
+    pub(super) fn operations(&self, size: &mut [usize; 3], first: bool) -> f64 {
+        let positions = |size: &[usize; 3]| size.iter().product::<usize>();
+        let mut sum = match &self.widen {
+            Some(widen) => widen.operations(positions(size)),
+            None => 0.0,
+        };
+        if let Some(enlarge) = &self.enlarge {
+            if let Some(time) = &enlarge.time {
+                sum += time.operations(positions(size));
+                size[0] = 2 * size[0] - usize::from(first);
+            }
+            size[1] *= 2;
+            size[2] *= 2;
+            sum += enlarge.space.operations(positions(size));
+        }
+        let layers = self.layers.iter();
+        sum + layers
+            .map(|layer| layer.operations(positions(size)))
+            .sum::<f64>()
     }
 
     pub(super) fn apply(&self, mut run: Run, memory: &mut Memory) -> Result<Run> {
