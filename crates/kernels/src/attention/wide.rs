@@ -102,7 +102,7 @@ mod tests {
                 },
                 AttentionBlock {
                     q: 2..10,
-                    k: [3..17].into(),
+                    k: vec![3..9, 9..17],
                     causal: false,
                 },
             ],
