@@ -17,6 +17,8 @@ use serde::Deserialize;
 
 /// Relative error allowed where the public code computes in bf16.
 const BF16: f64 = 1.5e-2;
+/// The same for 8-bit floats: rounding alone is 4% a product.
+const EIGHT: f64 = 0.2;
 
 #[derive(Deserialize)]
 struct Meta {
@@ -224,8 +226,8 @@ fn golden_velocities() -> Result<()> {
     let precisions = [
         (Precision::Bf16, BF16),
         (Precision::F32, BF16),
-        // What eight bits cost in a layer between two of bf16.
-        (Precision::Fp8, 6e-2),
+        // What eight bits cost in the layers between two of bf16.
+        (Precision::Fp8, EIGHT),
     ];
     velocities(golden(), &precisions)
 }
@@ -235,7 +237,7 @@ fn golden_velocities() -> Result<()> {
 #[ignore = "needs a GPU or its emulation"]
 fn golden_velocities_on_a_gpu() -> Result<()> {
     let device = gallop_kernels::cuda_device(0, &[])?;
-    let precisions = [(Precision::Bf16, BF16), (Precision::Fp8, 6e-2)];
+    let precisions = [(Precision::Bf16, BF16), (Precision::Fp8, EIGHT)];
     velocities(golden_on(&device), &precisions)
 }
 
