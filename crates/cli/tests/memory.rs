@@ -124,13 +124,11 @@ fn write(folder: &Path, preset: &Preset, parts: &[Part]) {
     }
 }
 
-const ALWAYS: [&str; 9] = [
+const ALWAYS: [&str; 7] = [
     "generate",
     "A red ball falls.",
     "--model",
     "big",
-    "--duration",
-    "1",
     "--seed",
     "3",
     "--json",
@@ -185,7 +183,7 @@ fn a_clip_is_made_within_the_memory_asked_for() {
         Part::AudioAutoencoder,
     ];
     write(path, &wide_transformer(), &parts);
-    let rest = ["--resolution", "256x160", "--steps", "2"];
+    let rest = ["--resolution", "256x160", "--steps", "2", "-d1"];
     let least = least(path, &rest);
     let tight = keeps_to(path, &rest, least);
     assert!(
@@ -202,11 +200,11 @@ fn decoders_keep_to_the_memory_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     write(path, &wide_decoders(), &Part::ALL);
-    let fast = ["--resolution", "512x384", "--steps", "1", "--no-audio"];
-    let exact = [&fast[..], &["--decoder", "exact"]].concat();
-    let sound = ["--resolution", "64x64", "--steps", "1", "--duration", "10"];
-    for rest in [&fast[..], &exact, &sound] {
-        let rest: Vec<&str> = rest.to_vec();
+    let fast = "--resolution 512x384 --steps 1 --no-audio -d1";
+    let exact = format!("{fast} --decoder exact");
+    let sound = "--resolution 64x64 --steps 1 -d8";
+    for rest in [fast, &exact, sound] {
+        let rest: Vec<&str> = rest.split(' ').collect();
         let least = least(path, &rest);
         let held = keeps_to(path, &rest, least);
         assert!(
