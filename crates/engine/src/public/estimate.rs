@@ -11,6 +11,7 @@ use gallop_model::memory::{give_back, in_use};
 use gallop_model::public::{Part, PartState, PublicModel, Work, wan_vae::SPACE_STRIDE};
 
 use super::field::longest;
+use super::pipeline::of_part;
 use super::plan::{Decoder, PublicPlan};
 use super::transformer::LoadTransformer;
 use crate::error::{EngineError, Result};
@@ -195,7 +196,7 @@ impl Run {
                 budget.take(part, needed + DRIFT);
                 return Ok(None);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(of_part(part, error)),
         };
         let tokens = [
             shape.frames * shape.height * shape.width / 4,

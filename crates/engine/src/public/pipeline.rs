@@ -467,7 +467,7 @@ pub fn check_parts(model: &PublicModel, parts: &[Part]) -> Result<()> {
 }
 
 /// An error about files of a part says whose they are and where to get them.
-fn of_part(part: Part, error: impl Into<EngineError>) -> EngineError {
+pub(super) fn of_part(part: Part, error: impl Into<EngineError>) -> EngineError {
     use ModelError::{Config, Format, Missing, Shape, Tokenizer};
     let error = error.into();
     let model = match &error {

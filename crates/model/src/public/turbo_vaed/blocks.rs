@@ -56,11 +56,19 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn map(&self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
+    /// The frames that `f` makes of these, which are let go.
+    pub(super) fn map(self, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Self> {
         Ok(Self {
-            frames: self.frames.as_ref().map(f).transpose()?,
+            frames: self.frames.map(|x| f(&x)).transpose()?,
             last: self.last,
         })
+    }
+
+    fn shared(&self) -> Self {
+        Self {
+            frames: self.frames.clone(),
+            last: self.last,
+        }
     }
 
     /// The same frames in runs of at most so many bytes, or of one frame.
@@ -83,7 +91,7 @@ impl Run {
 }
 
 /// Bytes of frames that go into a block at once: larger runs are no faster, and only take memory.
-pub(super) const RUN_BYTES: u64 = 32 << 20;
+pub(super) const RUN_BYTES: u64 = 8 << 20;
 
 /// How many frames of so many bytes make a run.
 pub(super) fn frames_at_once(bytes: u64, run_bytes: u64) -> usize {
@@ -218,7 +226,7 @@ impl Residual {
     }
 
     fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
-        let y = run.map(|x| {
+        let y = run.shared().map(|x| {
             let y = self.norms[0].apply(x)?;
             match self.relu_first {
                 true => Ok(y.relu()?),

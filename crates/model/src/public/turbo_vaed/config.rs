@@ -161,13 +161,13 @@ impl TurboConfig {
             pixels: (h * w) as u64,
             waiting: 0,
             remembered: 0,
-            passing: 0,
+            most: 0,
         };
         at.layers(at.frames, first);
         for block in self.blocks() {
             at.block(block);
         }
-        at.remembered + at.waiting + at.passing
+        at.remembered + at.most
     }
 }
 
@@ -177,12 +177,12 @@ struct Walk {
     frames: usize,
     channels: u64,
     pixels: u64,
-    /// Of frames that wait between blocks.
+    /// Of frames that wait before this block.
     waiting: u64,
     /// Of frames that layers remember.
     remembered: u64,
-    /// Of the frames in the block that takes most.
-    passing: u64,
+    /// Of frames that wait, and pass through a block, at the most.
+    most: u64,
 }
 
 impl Walk {
@@ -217,13 +217,12 @@ impl Walk {
         /// Frames that a convolution, and a shortcut, remember.
         const TWO: u64 = 2;
         self.remembered += TWO * self.pixels * ((from + to) * BF16 + to * F32);
-        // Input, norm, activation, joined with those before, result.
-        self.pass(frames + 2, 5 * from.max(to));
+        // The shortcut's, and three of: input, norm, activation, joined with those before, result.
+        self.pass(frames + 2, 4 * from.max(to));
     }
 
     fn pass(&mut self, frames: usize, numbers: u64) {
-        self.passing = self
-            .passing
-            .max(frames as u64 * numbers * self.pixels * F32);
+        let passing = frames as u64 * numbers * self.pixels * F32;
+        self.most = self.most.max(self.waiting + passing);
     }
 }
