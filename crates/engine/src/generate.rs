@@ -233,7 +233,7 @@ mod tests {
             prompt: "a red ball".into(),
             duration: 1.0,
             ratio: Ratio::ALL[0],
-            resolution: "64x32".parse().unwrap(),
+            resolution: "64x64".parse().unwrap(),
             seed: 1,
             steps: 2,
             guidance: 2.0,
