@@ -11,7 +11,9 @@ use anyhow::{Context, Result};
 use gallop_core::{
     Audio, Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
 };
-use gallop_engine::{EngineError, Foal, FoalInfo, Trained, chunk_starts, generate, reconstruct};
+use gallop_engine::{
+    EngineError, Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct,
+};
 use gallop_eval::{Detectors, Effort, Kept, Measures, Row, measure, seam_ratio, table};
 use gallop_media::ClipWriter;
 use gallop_world::{HeldoutPrompt, Look, Only, Split, WorldConfig, heldout_prompts, render_spec};
@@ -355,7 +357,9 @@ impl Bench<'_> {
         let clip = gallop_media::read_clip(file)?;
         let mut measures = measure(&clip, prompt, &self.detectors, first);
         measures.file = file.display().to_string();
-        measures.seams = seam_ratio(&clip.frames, chunk_starts(clip.frames.len()));
+        let frames = &clip.frames;
+        measures.latent_seams = seam_ratio(frames, latent_starts(frames.len()));
+        measures.chunk_seams = seam_ratio(frames, chunk_starts(frames.len()));
         Ok((measures, clip.audio))
     }
 }

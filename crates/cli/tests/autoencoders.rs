@@ -68,20 +68,22 @@ fn chunks_leave_no_seam() {
                 decoder.push(&part).unwrap()
             })
             .collect();
+        let lost = relative_error(&broken, &at_once);
         let [real, chunked, whole, broken] = [&clip.frames, &by_chunks, &at_once, &broken]
             .map(|frames| seam_ratio(frames, starts.iter().copied()).unwrap());
         let latent = seam_ratio(&by_chunks, latent_starts(clip.frames.len())).unwrap();
         println!(
             "{family}: step at chunk borders over those beside: rendered {real:.3}, decoded {chunked:.3}, at once \
              {whole:.3}, without memory {broken:.3}; at all latents' borders {latent:.3}; chunks against all at \
-             once {error:.1e}, at most {most} of 255"
+             once {error:.1e}, at most {most} of 255, without memory {lost:.1e}"
         );
         // Sums of another order round to other bf16 numbers here and there, and those to the next byte.
         assert!(error < 1e-2, "{family}: {error}");
         assert!(most <= 6, "{family}: {most} of 255");
         assert!((chunked - whole).abs() < 0.02, "{family}");
-        assert!(chunked < latent.max(real) * 1.15, "{family}");
-        assert!(broken > 1.3 * chunked, "{family}: the measure sees nothing");
+        // Latents' borders can be seen all alike: those of chunks are none the worse.
+        assert!(chunked < latent * 1.3, "{family}");
+        assert!(lost > 3.0 * error, "{family}: nothing is handed on");
     }
 }
 

@@ -65,9 +65,12 @@ pub struct Measures {
     pub first_frame_ssim: Option<f64>,
     /// Mouth and voice.
     pub lips: Option<Lips>,
-    /// How far the clip moves where chunks of its decoder meet, as a share of how far it moves beside those places.
+    /// How far the clip moves where latent frames meet, as a share of how far it moves beside those places.
     #[serde(default)]
-    pub seams: Option<f64>,
+    pub latent_seams: Option<f64>,
+    /// The same where chunks of its decoder meet.
+    #[serde(default)]
+    pub chunk_seams: Option<f64>,
     /// The sound beside the one that it was coded from.
     #[serde(default)]
     pub sound: Option<Kept>,

@@ -36,9 +36,12 @@ pub struct Row {
     pub lips: Option<f64>,
     /// Median lag of the voice in milliseconds.
     pub lips_lag_ms: Option<f64>,
-    /// Mean step where chunks of the decoder meet, as a share of the steps beside.
+    /// Mean step where latent frames meet, as a share of the steps beside.
     #[serde(default)]
-    pub seams: Option<f64>,
+    pub latent_seams: Option<f64>,
+    /// The same where chunks of the decoder meet.
+    #[serde(default)]
+    pub chunk_seams: Option<f64>,
     /// Share of the coded sounds' onsets that are heard within [`KEPT_MS`] of where they were.
     #[serde(default)]
     pub onsets_kept: Option<f64>,
@@ -98,7 +101,8 @@ impl Row {
             first_frame_ssim: mean(measures.iter().filter_map(|m| m.first_frame_ssim)),
             lips: mean(measures.iter().filter_map(|m| Some(m.lips?.correlation))),
             lips_lag_ms: quantile(&lags, 0.5),
-            seams: mean(measures.iter().filter_map(|m| m.seams)),
+            latent_seams: mean(measures.iter().filter_map(|m| m.latent_seams)),
+            chunk_seams: mean(measures.iter().filter_map(|m| m.chunk_seams)),
             onsets_kept: (onsets > 0).then(|| kept as f64 / onsets as f64),
             onset_shift_median_ms: quantile(&shifts, 0.5),
             onset_shift_p95_ms: quantile(&shifts, 0.95),
@@ -173,8 +177,11 @@ pub fn table(rows: &[Row]) -> String {
     line("lips and voice, lag", &|r| {
         r.lips_lag_ms.map(|v| format!("{v:.0} ms"))
     });
+    line("step where latents meet, over those beside", &|r| {
+        r.latent_seams.map(|v| format!("{v:.2}"))
+    });
     line("step where chunks meet, over those beside", &|r| {
-        r.seams.map(|v| format!("{v:.2}"))
+        r.chunk_seams.map(|v| format!("{v:.2}"))
     });
     line(&format!("sound's onsets kept within {KEPT_MS} ms"), &|r| {
         r.onsets_kept.map(percent)
