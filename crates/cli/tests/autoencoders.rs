@@ -81,8 +81,8 @@ fn chunks_leave_no_seam() {
         assert!(error < 1e-2, "{family}: {error}");
         assert!(most <= 6, "{family}: {most} of 255");
         assert!((chunked - whole).abs() < 0.02, "{family}");
-        // Latents' borders can be seen all alike: those of chunks are none the worse.
-        assert!(chunked < latent * 1.3, "{family}");
+        // All latents' borders are seen alike: those of chunks are none the worse, but for what truly moves there.
+        assert!(chunked < 1.15 * latent * real.max(1.0), "{family}");
         assert!(lost > 3.0 * error, "{family}: nothing is handed on");
     }
 }
