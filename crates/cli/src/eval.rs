@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use gallop_core::{
-    Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
+    Audio, Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
 };
-use gallop_engine::{EngineError, Foal, FoalInfo, Trained, generate, reconstruct};
-use gallop_eval::{Detectors, Effort, Measures, Row, measure, table};
+use gallop_engine::{
+    EngineError, Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct,
+};
+use gallop_eval::{Detectors, Effort, Kept, Measures, Row, measure, seam_ratio, table};
 use gallop_media::ClipWriter;
 use gallop_world::{HeldoutPrompt, Look, Only, Split, WorldConfig, heldout_prompts, render_spec};
 use serde::Serialize;
@@ -276,11 +278,15 @@ impl Bench<'_> {
     ) -> Result<Measures> {
         if matches!(column, Column::Real | Column::Ceiling) {
             let mut clip = self.rendered(prompt)?;
+            let sound = clip.audio.clone();
             if column == Column::Ceiling {
                 clip = reconstruct(model, &clip)?;
             }
             gallop_media::write_clip(file, &clip)?;
-            return self.measured(file, prompt, None);
+            let (mut measures, heard) = self.heard(file, prompt, None)?;
+            let both = sound.as_ref().zip(heard.as_ref());
+            measures.sound = both.map(|(before, after)| Kept::new(before, after));
+            return Ok(measures);
         }
         let made = self.make(model, (i, prompt), None, file)?;
         let mut measures = self.measured(file, prompt, None)?;
@@ -338,10 +344,23 @@ impl Bench<'_> {
         prompt: &HeldoutPrompt,
         first: Option<&Frame>,
     ) -> Result<Measures> {
+        Ok(self.heard(file, prompt, first)?.0)
+    }
+
+    /// The same, and the file's sound.
+    fn heard(
+        &self,
+        file: &Path,
+        prompt: &HeldoutPrompt,
+        first: Option<&Frame>,
+    ) -> Result<(Measures, Option<Audio>)> {
         let clip = gallop_media::read_clip(file)?;
         let mut measures = measure(&clip, prompt, &self.detectors, first);
         measures.file = file.display().to_string();
-        Ok(measures)
+        let frames = &clip.frames;
+        measures.latent_seams = seam_ratio(frames, latent_starts(frames.len()));
+        measures.chunk_seams = seam_ratio(frames, chunk_starts(frames.len()));
+        Ok((measures, clip.audio))
     }
 }
 

@@ -233,7 +233,14 @@ impl Foal {
     /// # Errors
     /// No memory.
     pub fn untrained(self, seed: u64) -> Result<Self> {
-        let weights = Weights::vars(&Vars::default(), Some(seed), &self.device);
+        let vars = Vars::default();
+        Dit::new(
+            self.dit.config(),
+            &Weights::vars(&vars, Some(seed), &self.device),
+        )?;
+        // Variables would have every step remembered for a gradient.
+        let values = vars.tensors().into_iter().collect();
+        let weights = Weights::memory(values, &self.device);
         let dit = Dit::new(self.dit.config(), &weights)?;
         Ok(Self { dit, ..self })
     }

@@ -7,7 +7,7 @@ use gallop_core::{
 use gallop_diffusion::{Guidance, flow_sigmas, gaussian};
 use gallop_media::ClipWriter;
 use gallop_model::tokens::Task;
-use gallop_model::video_ae::VideoDecoder;
+use gallop_model::video_ae::{GROUP, VideoDecoder};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
@@ -187,6 +187,16 @@ fn decode_video(
     Ok(())
 }
 
+/// The first frames of every latent frame but the first, of a clip of so many frames.
+pub fn latent_starts(frames: usize) -> impl Iterator<Item = usize> {
+    (1..frames).step_by(GROUP)
+}
+
+/// Those that begin a chunk of the decoder.
+pub fn chunk_starts(frames: usize) -> impl Iterator<Item = usize> {
+    latent_starts(frames).skip(CHUNK - 1).step_by(CHUNK)
+}
+
 /// A clip through both autoencoders and back: the best that the model could do.
 ///
 /// # Errors
@@ -207,4 +217,42 @@ pub fn reconstruct(model: &Foal, clip: &Clip) -> Result<Clip> {
     let mut made = Clip { frames, audio };
     made.truncate(clip.frames.len());
     Ok(made)
+}
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use gallop_core::{Ratio, Request, Silent};
+
+    /// Else an untrained model, which evaluation compares with, would hold every step of the sampler.
+    #[test]
+    fn nothing_is_remembered_for_gradients() {
+        let model = Foal::embedded(&Device::Cpu).unwrap();
+        let request = Request {
+            prompt: "a red ball".into(),
+            duration: 1.0,
+            ratio: Ratio::ALL[0],
+            resolution: "64x64".parse().unwrap(),
+            seed: 1,
+            steps: 2,
+            guidance: 2.0,
+            audio: true,
+        };
+        let plan = Plan::new(request, model.info.strides()).unwrap();
+        for model in [
+            Foal::embedded(&Device::Cpu).unwrap(),
+            model.untrained(1).unwrap(),
+        ] {
+            let latents = sample(&model, &plan, None, (&Silent, &Cancel::default())).unwrap();
+            assert!(latents.iter().all(|x| !x.track_op()));
+        }
+    }
+
+    #[test]
+    fn chunks_begin_where_the_decoder_begins_them() {
+        assert_eq!(latent_starts(10).collect::<Vec<_>>(), [1, 5, 9]);
+        assert_eq!(chunk_starts(48).collect::<Vec<_>>(), [13, 29, 45]);
+        assert_eq!(chunk_starts(13).count(), 0);
+    }
 }

@@ -11,4 +11,4 @@ pub mod public;
 
 pub use error::{EngineError, Result};
 pub use foal::{Foal, FoalInfo, Part, Sampler, Sampling, Trained, parts};
-pub use generate::{Sink, generate, reconstruct};
+pub use generate::{Sink, chunk_starts, generate, latent_starts, reconstruct};

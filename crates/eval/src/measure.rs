@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::detectors::{ATTRIBUTES, Detectors, label};
 use crate::features::Seen;
 use crate::impacts::{gravity_fit, impacts};
+use crate::kept::Kept;
 use crate::lips::{Lips, lips};
 use crate::onsets::onsets;
 use crate::plane::ssim;
@@ -64,6 +65,15 @@ pub struct Measures {
     pub first_frame_ssim: Option<f64>,
     /// Mouth and voice.
     pub lips: Option<Lips>,
+    /// How far the clip moves where latent frames meet, as a share of how far it moves beside those places.
+    #[serde(default)]
+    pub latent_seams: Option<f64>,
+    /// The same where chunks of its decoder meet.
+    #[serde(default)]
+    pub chunk_seams: Option<f64>,
+    /// The sound beside the one that it was coded from.
+    #[serde(default)]
+    pub sound: Option<Kept>,
 }
 
 /// Measures a decoded clip against its prompt; `first` is the picture that it was to begin with.
@@ -118,28 +128,29 @@ fn sync(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
     let shifted = |part: usize| -> usize {
         let by = (part as f64 + 0.5) / SHIFTS as f64 * seconds;
         let onsets: Vec<f64> = onsets.iter().map(|t| (t + by) % seconds).collect();
-        pair(&inside, &onsets).len()
+        pair(&inside, &onsets, MATCH).len()
     };
     Sync {
         impacts: inside.len(),
         chance: (0..SHIFTS).map(shifted).sum::<usize>() as f64 / SHIFTS as f64,
-        offsets_ms: pair(&inside, onsets),
+        offsets_ms: pair(&inside, onsets, MATCH),
     }
 }
 
-/// Pairs impacts and onsets one to one, nearest first; the offsets in milliseconds.
-fn pair(impacts: &[f64], onsets: &[f64]) -> Vec<f64> {
+/// Pairs times one to one, nearest first and none further apart than `within`; how much later the second of
+/// each pair is, in milliseconds.
+pub(crate) fn pair(first: &[f64], second: &[f64], within: f64) -> Vec<f64> {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
-    for (i, impact) in impacts.iter().enumerate() {
-        for (j, onset) in onsets.iter().enumerate() {
-            let offset = onset - impact;
-            if offset.abs() <= MATCH {
+    for (i, one) in first.iter().enumerate() {
+        for (j, other) in second.iter().enumerate() {
+            let offset = other - one;
+            if offset.abs() <= within {
                 candidates.push((offset, i, j));
             }
         }
     }
     candidates.sort_by(|a, b| a.0.abs().total_cmp(&b.0.abs()));
-    let (mut used_i, mut used_j) = (vec![false; impacts.len()], vec![false; onsets.len()]);
+    let (mut used_i, mut used_j) = (vec![false; first.len()], vec![false; second.len()]);
     candidates.retain(|&(_, i, j)| {
         let fresh = !used_i[i] && !used_j[j];
         used_i[i] |= fresh;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kept::{KEPT_MS, Kept};
 use crate::measure::Measures;
 
 /// One row: a model, or what it is compared with.
@@ -35,6 +36,24 @@ pub struct Row {
     pub lips: Option<f64>,
     /// Median lag of the voice in milliseconds.
     pub lips_lag_ms: Option<f64>,
+    /// Mean step where latent frames meet, as a share of the steps beside.
+    #[serde(default)]
+    pub latent_seams: Option<f64>,
+    /// The same where chunks of the decoder meet.
+    #[serde(default)]
+    pub chunk_seams: Option<f64>,
+    /// Share of the coded sounds' onsets that are heard within [`KEPT_MS`] of where they were.
+    #[serde(default)]
+    pub onsets_kept: Option<f64>,
+    /// Median of |shift| of those heard again, in milliseconds.
+    #[serde(default)]
+    pub onset_shift_median_ms: Option<f64>,
+    /// 95th percentile of the same.
+    #[serde(default)]
+    pub onset_shift_p95_ms: Option<f64>,
+    /// Mean difference of log magnitudes of a sound and what coding made of it, in nats.
+    #[serde(default)]
+    pub spectrum: Option<f64>,
     /// Mean seconds a clip.
     pub seconds: Option<f64>,
     /// Most memory used, in MiB.
@@ -62,6 +81,12 @@ impl Row {
             .filter_map(|m| Some(m.lips?.lag_ms))
             .collect();
         lags.sort_by(f64::total_cmp);
+        let sounds: Vec<&Kept> = measures.iter().filter_map(|m| m.sound.as_ref()).collect();
+        let onsets: usize = sounds.iter().map(|s| s.onsets).sum();
+        let kept: usize = sounds.iter().map(|s| s.kept()).sum();
+        let shifts = sounds.iter().flat_map(|s| &s.shifts_ms);
+        let mut shifts: Vec<f64> = shifts.map(|shift| shift.abs()).collect();
+        shifts.sort_by(f64::total_cmp);
         Self {
             name: name.to_string(),
             clips: measures.len(),
@@ -76,6 +101,12 @@ impl Row {
             first_frame_ssim: mean(measures.iter().filter_map(|m| m.first_frame_ssim)),
             lips: mean(measures.iter().filter_map(|m| Some(m.lips?.correlation))),
             lips_lag_ms: quantile(&lags, 0.5),
+            latent_seams: mean(measures.iter().filter_map(|m| m.latent_seams)),
+            chunk_seams: mean(measures.iter().filter_map(|m| m.chunk_seams)),
+            onsets_kept: (onsets > 0).then(|| kept as f64 / onsets as f64),
+            onset_shift_median_ms: quantile(&shifts, 0.5),
+            onset_shift_p95_ms: quantile(&shifts, 0.95),
+            spectrum: mean(sounds.iter().map(|s| s.spectrum)),
             seconds: mean(measures.iter().filter_map(|m| m.seconds)),
             peak_mib: measures.iter().filter_map(|m| m.peak_mib).reduce(f64::max),
         }
@@ -146,6 +177,24 @@ pub fn table(rows: &[Row]) -> String {
     line("lips and voice, lag", &|r| {
         r.lips_lag_ms.map(|v| format!("{v:.0} ms"))
     });
+    line("step where latents meet, over those beside", &|r| {
+        r.latent_seams.map(|v| format!("{v:.2}"))
+    });
+    line("step where chunks meet, over those beside", &|r| {
+        r.chunk_seams.map(|v| format!("{v:.2}"))
+    });
+    line(&format!("sound's onsets kept within {KEPT_MS} ms"), &|r| {
+        r.onsets_kept.map(percent)
+    });
+    line("shift of its onsets, median", &|r| {
+        r.onset_shift_median_ms.map(|v| format!("{v:.1} ms"))
+    });
+    line("shift of its onsets, 95th percentile", &|r| {
+        r.onset_shift_p95_ms.map(|v| format!("{v:.1} ms"))
+    });
+    line("its spectra, log distance", &|r| {
+        r.spectrum.map(|v| format!("{v:.3} nats"))
+    });
     line("seconds a clip", &|r| r.seconds.map(|v| format!("{v:.1}")));
     line("peak memory", &|r| {
         r.peak_mib.map(|v| format!("{v:.0} MiB"))
@@ -178,6 +227,11 @@ mod tests {
                 chance: 0.5,
                 offsets_ms: offsets.to_vec(),
             }),
+            sound: Some(Kept {
+                onsets: 2,
+                shifts_ms: vec![-1.0, 9.0],
+                spectrum: 0.25,
+            }),
             ..Measures::default()
         };
         let row = Row::new(
@@ -191,8 +245,15 @@ mod tests {
             (row.offset_median_ms, row.offset_p95_ms),
             (Some(20.0), Some(30.0))
         );
+        assert_eq!((row.onsets_kept, row.spectrum), (Some(0.5), Some(0.25)));
+        assert_eq!(
+            (row.onset_shift_median_ms, row.onset_shift_p95_ms),
+            (Some(1.0), Some(9.0))
+        );
         let table = table(&[row, Row::new("none", &[])]);
         assert!(table.contains("| colour right | 50% of 2 | – |"), "{table}");
         assert!(!table.contains("SSIM"), "{table}");
+        let line = "| sound's onsets kept within 5 ms | 50% | – |";
+        assert!(table.contains(line), "{table}");
     }
 }

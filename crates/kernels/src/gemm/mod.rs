@@ -29,6 +29,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod amx_tests;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +38,8 @@ mod avx512;
 mod check;
 mod dense;
 pub(crate) mod eight;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod emulator;
 #[cfg(target_arch = "x86_64")]
 mod expand;
 pub(crate) mod few_bits;
@@ -46,6 +50,8 @@ mod kernel;
 mod pack;
 mod packed;
 mod panels;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod plain_pack;
 mod plan;
 pub(crate) mod product;
 pub(crate) mod source;

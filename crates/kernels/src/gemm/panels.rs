@@ -12,7 +12,9 @@ use super::source::Operand;
 /// 32 bf16 numbers, as bits.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub struct Line(#[expect(dead_code, reason = "read as vectors")] [u16; LINE]);
+pub struct Line(
+    #[cfg_attr(not(test), expect(dead_code, reason = "read as vectors"))] pub(super) [u16; LINE],
+);
 
 /// Numbers a line.
 pub const LINE: usize = 32;
@@ -61,7 +63,7 @@ impl Scratch {
 /// Packs `items` x `depth` of an operand into panels that start at `out`.
 ///
 /// # Safety
-/// The processor must have AVX-512 with BF16.
+/// The processor must have AVX-512 with BF16 (in tests, where tiles are emulated, it need not).
 pub unsafe fn fill(
     operand: &Operand,
     part: (Range<usize>, Range<usize>),
@@ -69,6 +71,10 @@ pub unsafe fn fill(
     out: &mut [Line],
     scratch: &mut Scratch,
 ) {
+    #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+    if !crate::isa::Isa::Avx512Bf16.supported() {
+        return super::plain_pack::fill(operand, part, panels, out);
+    }
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as the caller promises.
     unsafe {

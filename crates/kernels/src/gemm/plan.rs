@@ -8,8 +8,15 @@ use super::kernel::{Engine, Side};
 pub const SERIAL: usize = 1 << 18;
 /// Depth of a block.
 pub const DEPTH: usize = 2048;
-/// Bytes of a left block: it stays in the second-level cache while the right side passes.
-const LEFT_BYTES: usize = 400 << 10;
+/// Bytes of a left block: it stays in the second-level cache while the right side passes. Processors with AMX have
+/// 2 MiB of that, the others 1 MiB or less; and tiles take the right side from further away so fast that it must
+/// pass less often.
+fn left_bytes(engine: Engine) -> usize {
+    match engine {
+        Engine::Amx => 1 << 20,
+        _ => 400 << 10,
+    }
+}
 /// An operand of more bytes is not packed as a whole.
 const WHOLE_BYTES: usize = 64 << 20;
 /// Fewer rows than this do not repay packing the right side beforehand.
@@ -52,7 +59,7 @@ impl Plan {
         let right_is_whole = whole_right || right == Right::Packed;
         let tasks = TASKS * rayon::current_num_threads();
         let (side, depth) = if right_is_whole {
-            let fits = LEFT_BYTES / (bytes * k.clamp(1, DEPTH));
+            let fits = left_bytes(engine) / (bytes * k.clamp(1, DEPTH));
             (
                 fits.clamp(FEW_ROWS, 8 * FEW_ROWS)
                     .min(m.div_ceil(tasks).max(FEW_ROWS)),
