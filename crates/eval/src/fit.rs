@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gallop_core::{Cancel, Progress};
-use gallop_world::{Attributes, Rendered, Split, Truth, WorldConfig, WorldError};
+use gallop_world::{Attributes, Rendered, Split, Track, Truth, WorldConfig, WorldError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,9 @@ use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, around, label, numb
 use crate::error::EvalError;
 use crate::features::{Features, Seen};
 use crate::finder::{Example, Finder};
+use crate::lips::{self, Reader, Talk};
 use crate::motion::small_frames;
-use crate::namer::{Lesson, Namer, Thing};
+use crate::namer::{Lesson, Namer, Study, Thing};
 use crate::net::Noise;
 use crate::tracks::Path;
 
@@ -27,6 +28,9 @@ const TEST_SEED: u64 = 9_000_000_000;
 const BATCH: usize = 16;
 /// Frames of each clip that the finder learns from.
 const FRAMES: usize = 4;
+
+/// Clips that the finder learns from, at most: more make it hardly surer.
+const MOST_FOR_FINDER: usize = 1000;
 
 /// How much work a fit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +49,9 @@ impl Effort {
     /// As much as `clips` clips allow.
     pub fn of_clips(clips: usize) -> Self {
         Self {
-            finder: (clips, 6),
+            finder: (clips.min(MOST_FOR_FINDER), 7),
             clips,
-            rounds: (16, 40),
+            rounds: (14, 40),
             tests: clips.div_ceil(6),
         }
     }
@@ -62,6 +66,22 @@ pub struct Watched {
     pub attributes: Attributes,
     /// The true colour of each thing in `features`; `None` if it is not one of the world's.
     pub colours: Vec<Option<String>>,
+    /// Mouth and voice, and how far the mouth is truly open in each frame; `None` where nobody
+    /// speaks or no head is seen.
+    pub talk: Option<(Talk, Vec<f32>)>,
+}
+
+/// Whether the track is of one of the things that are counted.
+fn is_thing(track: &Track) -> bool {
+    track.colour.is_some() || track.label == "head"
+}
+
+/// How far the mouth is open in each frame, in halves of the head's height.
+fn opening(truth: &Truth) -> Option<Vec<f32>> {
+    let track = |label: &str| truth.tracks.iter().find(|t| t.label == label);
+    let (mouth, head) = (track("mouth")?, track("head")?);
+    let both = mouth.points.iter().zip(&head.points);
+    Some(both.map(|(m, h)| m.ry / h.ry.max(1e-6)).collect())
 }
 
 /// Frames for the finder to learn from.
@@ -80,7 +100,7 @@ impl Material {
                     .truth
                     .tracks
                     .iter()
-                    .filter(|t| t.colour.is_some() && t.points[frame].visible)
+                    .filter(|t| is_thing(t) && t.points[frame].visible)
                     .map(|t| {
                         let p = t.points[frame];
                         let (w, h) = (size.width as f32, size.height as f32);
@@ -104,6 +124,7 @@ impl Watched {
             .map(|path| colour_of(path, &rendered.truth))
             .collect();
         Self {
+            talk: seen.talk.zip(opening(&rendered.truth)),
             features: seen.features,
             attributes: rendered.truth.attributes.clone(),
             colours,
@@ -111,7 +132,7 @@ impl Watched {
     }
 }
 
-/// The colour of the true object that the path follows.
+/// The colour of the true object that the path follows; `None` of one that has none.
 fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
     let size = truth.shape.size;
     let long = size.width.max(size.height) as f32;
@@ -119,7 +140,7 @@ fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
     let (far, track) = truth
         .tracks
         .iter()
-        .filter(|t| t.colour.is_some())
+        .filter(|t| is_thing(t))
         .map(|track| {
             let far: f32 = path
                 .iter()
@@ -133,7 +154,10 @@ fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
             (far / path.len() as f32, track)
         })
         .min_by(|a, b| a.0.total_cmp(&b.0))?;
-    (far < 0.7).then(|| track.colour.map(|c| c.key().to_string()))?
+    track
+        .colour
+        .filter(|_| far < 0.7)
+        .map(|c| c.key().to_string())
 }
 
 /// The part of the world that fitting clip `i` is drawn from: both, as often as they are.
@@ -216,6 +240,7 @@ impl Detectors {
             return Ok(None);
         };
         detectors.fitted.accuracy = detectors.tried(&tests);
+        detectors.fitted.lips = detectors.lips_tried(&tests);
         Ok(Some(detectors))
     }
 
@@ -251,6 +276,8 @@ impl Detectors {
                 plain.insert(attribute.to_string(), classifier);
             }
         }
+        let talks: Vec<_> = watched.iter().filter_map(|w| w.talk.as_ref()).collect();
+        let lips = (!talks.is_empty()).then(|| Reader::learn(&talks, numbers_rounds.div_ceil(2)));
         report(3);
         Ok(Self {
             fitted: Fitted {
@@ -261,6 +288,7 @@ impl Detectors {
             subject,
             colour,
             plain,
+            lips,
         })
     }
 
@@ -281,6 +309,23 @@ impl Detectors {
             }
         }
         accuracy
+    }
+
+    /// The mean correlation of lips and voice in clips, and of lips with the voice of the next
+    /// clip: what nothing in common gives. `None` where nobody speaks.
+    pub fn lips_tried(&self, tests: &[Watched]) -> Option<(f64, f64)> {
+        let reader = self.lips.as_ref()?;
+        let read: Vec<_> = tests
+            .iter()
+            .filter_map(|t| t.talk.as_ref())
+            .map(|(talk, _)| reader.read(talk))
+            .collect();
+        let mean = |apart: usize| {
+            let pairs = (0..read.len()).map(|i| (&read[i].0, &read[(i + apart) % read.len()].1));
+            let sum: f64 = pairs.map(|(mouth, voice)| lips::go(mouth, voice, 0)).sum();
+            sum / read.len() as f64
+        };
+        (!read.is_empty()).then(|| (mean(0), mean(1)))
     }
 }
 
@@ -342,27 +387,27 @@ fn subject_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
     if classes.len() < 2 {
         return None;
     }
-    let nothing = Thing::default();
-    let known: Vec<Vec<f32>> = watched
-        .iter()
-        .map(|w| around(&w.features, "subject"))
-        .collect();
+    let nothing = [Thing::default()];
     let mut lessons = Vec::new();
-    for (w, known) in watched.iter().zip(&known) {
+    for w in watched {
         let name = classes.binary_search(&w.attributes.subject).unwrap_or(0);
-        let mut lesson = |thing| {
-            lessons.push(Lesson {
-                thing,
-                around: known,
-                name,
-            });
+        let things = match &w.features.things[..] {
+            [] => &nothing[..],
+            things => &things[..things.len().min(3)],
         };
-        w.features.things.iter().take(3).for_each(&mut lesson);
-        if w.features.things.is_empty() {
-            lesson(&nothing);
-        }
+        lessons.extend(things.iter().map(|thing| Lesson {
+            thing,
+            around: around(&w.features, thing, "subject"),
+            name,
+        }));
     }
-    Some(Namer::learn(classes, &lessons, (rounds, 0.1), |_, _| true))
+    // What a thing is does not depend on its colour, nor much on which way up it is.
+    let study = Study {
+        rounds,
+        deaf: 0.15,
+        altered: 0.5,
+    };
+    Some(Namer::learn(classes, &lessons, study, |_, _| true))
 }
 
 /// Learns colours from the things whose colour is known.
@@ -375,21 +420,22 @@ fn colour_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
     if classes.len() < 2 {
         return None;
     }
-    let known: Vec<Vec<f32>> = watched
-        .iter()
-        .map(|w| around(&w.features, "colour"))
-        .collect();
     let mut lessons = Vec::new();
-    for (w, known) in watched.iter().zip(&known) {
+    for w in watched {
         for (thing, colour) in w.features.things.iter().zip(&w.colours) {
             if let Some(colour) = colour {
                 lessons.push(Lesson {
                     thing,
-                    around: known,
+                    around: around(&w.features, thing, "colour"),
                     name: classes.binary_search(colour).unwrap_or(0),
                 });
             }
         }
     }
-    Some(Namer::learn(classes, &lessons, (rounds, 0.1), |_, _| true))
+    let study = Study {
+        rounds,
+        deaf: 0.1,
+        altered: 0.0,
+    };
+    Some(Namer::learn(classes, &lessons, study, |_, _| true))
 }

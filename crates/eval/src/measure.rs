@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use gallop_core::{Clip, Frame};
+use gallop_core::{Clip, FPS, Frame};
 use gallop_world::HeldoutPrompt;
 use serde::{Deserialize, Serialize};
 
 use crate::detectors::{ATTRIBUTES, Detectors, label};
 use crate::features::Seen;
 use crate::impacts::{gravity_fit, impacts};
-use crate::lips::{Lips, lips};
+use crate::lips::Lips;
 use crate::onsets::onsets;
 use crate::plane::ssim;
 
 /// An onset this near to an impact, in seconds, is taken to be its sound.
 const MATCH: f64 = 0.2;
+/// And this near, in milliseconds, it is in step with it.
+const CLOSE: f64 = 60.0;
 /// Shifts of the sound that tell what chance alone would pair.
 const SHIFTS: usize = 16;
 /// Nothing is known of a turn so near to an end of the clip, in seconds.
@@ -38,6 +40,12 @@ pub struct Sync {
     /// mean over shifts of the sound in time.
     #[serde(default)]
     pub chance: f64,
+    /// How many of them have a sound within 60 ms.
+    #[serde(default)]
+    pub close: usize,
+    /// How many of them would have one by chance, as `chance`.
+    #[serde(default)]
+    pub close_chance: f64,
     /// For each that has a sound: onset minus impact in milliseconds, positive when the sound is late.
     pub offsets_ms: Vec<f64>,
 }
@@ -90,8 +98,8 @@ pub fn measure(
             .flatten(),
         first_frame_ssim: first.map(|picture| ssim(picture, &clip.frames[0])),
         lips: audio
-            .filter(|_| family == "face")
-            .and_then(|a| lips(&seen.moving, a)),
+            .filter(|_| family == "face" && clip.frames.len() >= FPS / 2)
+            .and_then(|_| detectors.lips(&seen)),
         ..Measures::default()
     }
 }
@@ -115,16 +123,29 @@ fn sync(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
         .copied()
         .filter(|t| (EDGE..seconds - EDGE).contains(t))
         .collect();
-    let shifted = |part: usize| -> usize {
-        let by = (part as f64 + 0.5) / SHIFTS as f64 * seconds;
+    // A shift that leaves a sound near its own impact says nothing of chance.
+    let near = (MATCH + CLOSE / 1000.0).min(0.25 * seconds);
+    let (mut chance, mut close_chance) = (0, 0);
+    for part in 0..SHIFTS {
+        let by = near + (part as f64 + 0.5) / SHIFTS as f64 * (seconds - 2.0 * near);
         let onsets: Vec<f64> = onsets.iter().map(|t| (t + by) % seconds).collect();
-        pair(&inside, &onsets).len()
-    };
+        let offsets = pair(&inside, &onsets);
+        chance += offsets.len();
+        close_chance += close(&offsets);
+    }
+    let offsets_ms = pair(&inside, onsets);
     Sync {
         impacts: inside.len(),
-        chance: (0..SHIFTS).map(shifted).sum::<usize>() as f64 / SHIFTS as f64,
-        offsets_ms: pair(&inside, onsets),
+        chance: chance as f64 / SHIFTS as f64,
+        close: close(&offsets_ms),
+        close_chance: close_chance as f64 / SHIFTS as f64,
+        offsets_ms,
     }
+}
+
+/// How many of the offsets (milliseconds) are in step.
+fn close(offsets: &[f64]) -> usize {
+    offsets.iter().filter(|o| o.abs() <= CLOSE).count()
 }
 
 /// Pairs impacts and onsets one to one, nearest first; the offsets in milliseconds.
@@ -159,6 +180,23 @@ mod tests {
         assert_eq!(sync.impacts, 3);
         let rounded: Vec<f64> = sync.offsets_ms.iter().map(|o| o.round()).collect();
         assert_eq!(rounded, [10.0, 20.0]);
+        assert_eq!(sync.close, 2);
+    }
+
+    #[test]
+    fn sounds_out_of_step_are_matched_but_not_close() {
+        let impacts = [0.3, 0.9, 1.5];
+        let late: Vec<f64> = impacts.iter().map(|t| t + 0.12).collect();
+        let apart = sync(&impacts, &late, 2.0);
+        assert_eq!((apart.offsets_ms.len(), apart.close), (3, 0));
+        let (inside, dense) = (
+            sync(&impacts, &impacts, 2.0),
+            (0..14).map(|i| f64::from(i) * 0.15).collect::<Vec<_>>(),
+        );
+        assert_eq!(inside.close, 3);
+        let dense = sync(&impacts, &dense, 2.1);
+        // Sounds everywhere: nearly all are matched by chance, most of them not closely.
+        assert!(dense.chance > 2.7 && dense.close_chance < 2.6, "{dense:?}");
     }
 
     #[test]
@@ -167,6 +205,6 @@ mod tests {
         let all = sync(&[0.5, 1.0, 1.5], &everywhere, 2.0);
         assert!(all.chance > 2.9 && all.offsets_ms.len() == 3);
         let one = sync(&[1.0], &[1.01], 2.0);
-        assert!(one.chance < 0.3 && one.offsets_ms.len() == 1);
+        assert!(one.chance == 0.0 && one.offsets_ms.len() == 1);
     }
 }
