@@ -106,7 +106,14 @@ fn fitted(folder: &Path, clips: usize) -> Outcome<Detectors> {
         }
     };
     println!("watched: {:.0} s", start.elapsed().as_secs_f64());
-    let mut detectors = Detectors::of(finder, &watched, effort.rounds, |done| {
+    let glimpses = fit::glimpses(&world, effort, &Lines, &Cancel::default())?;
+    let glimpses = glimpses.ok_or("cancelled")?;
+    println!(
+        "{} glimpses: {:.0} s",
+        glimpses.len(),
+        start.elapsed().as_secs_f64()
+    );
+    let mut detectors = Detectors::of(finder, (&watched, &glimpses), effort.rounds, |done| {
         println!("{done} of 3: {:.0} s", start.elapsed().as_secs_f64());
     })?;
     detectors.fitted.families = world.families;

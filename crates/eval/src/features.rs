@@ -107,7 +107,7 @@ fn picture(clip: &Clip, moving: &Moving) -> Vec<f32> {
 }
 
 /// Mean colours of coarse cells in the middle of the clip.
-fn light(clip: &Clip) -> Vec<f32> {
+pub(crate) fn light(clip: &Clip) -> Vec<f32> {
     let frame = &clip.frames[clip.frames.len() / 2];
     // Upright pictures are laid on their side, so that a cell is about square in both.
     let size = if frame.size.width >= frame.size.height {

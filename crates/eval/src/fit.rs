@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 
 use gallop_core::{Cancel, Progress};
-use gallop_world::{Attributes, Rendered, Split, Track, Truth, WorldConfig, WorldError};
+use gallop_world::{Attributes, Rendered, Split, Truth, WorldConfig, WorldError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::Classifier;
-use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, around, label, numbers};
+use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, label, numbers};
 use crate::error::EvalError;
 use crate::features::{Features, Seen};
 use crate::finder::{Example, Finder};
+use crate::lessons::{Glimpse, colour_namer, is_thing, subject_namer};
 use crate::lips::{self, Reader, Talk};
 use crate::motion::small_frames;
-use crate::namer::{Lesson, Namer, Study, Thing};
 use crate::net::Noise;
 use crate::tracks::Path;
 
@@ -22,6 +22,8 @@ use crate::tracks::Path;
 const FIRST_SEED: u64 = 7_000_000_000;
 /// Seeds of the clips that the finder learns from, likewise.
 const FINDER_SEED: u64 = 8_000_000_000;
+/// Seeds of the clips that are only glimpsed at, likewise.
+const GLIMPSE_SEED: u64 = 6_000_000_000;
 /// Seeds of the clips that fitted detectors are tried on.
 const TEST_SEED: u64 = 9_000_000_000;
 /// Clips rendered between two reports of progress.
@@ -39,6 +41,8 @@ pub struct Effort {
     pub finder: (usize, usize),
     /// Clips that the names are learnt from.
     pub clips: usize,
+    /// Short clips beside them, of which things are only glimpsed at.
+    pub glimpses: usize,
     /// Times that each is shown to the networks of subject and colour, and to the other ones.
     pub rounds: (usize, usize),
     /// Held-out clips that the result is tried on.
@@ -51,7 +55,8 @@ impl Effort {
         Self {
             finder: (clips.min(MOST_FOR_FINDER), 7),
             clips,
-            rounds: (14, 40),
+            glimpses: 4 * clips,
+            rounds: (7, 40),
             tests: clips.div_ceil(6),
         }
     }
@@ -69,11 +74,6 @@ pub struct Watched {
     /// Mouth and voice, and how far the mouth is truly open in each frame; `None` where nobody
     /// speaks or no head is seen.
     pub talk: Option<(Talk, Vec<f32>)>,
-}
-
-/// Whether the track is of one of the things that are counted.
-fn is_thing(track: &Track) -> bool {
-    track.colour.is_some() || track.label == "head"
 }
 
 /// How far the mouth is open in each frame, in halves of the head's height.
@@ -225,8 +225,13 @@ impl Detectors {
         let Some(watched) = watched else {
             return Ok(None);
         };
+        let Some(glimpses) = glimpses(world, effort, progress, cancel)? else {
+            return Ok(None);
+        };
         progress.stage("names", 3);
-        let mut detectors = Self::of(finder, &watched, effort.rounds, |done| progress.at(done))?;
+        let mut detectors = Self::of(finder, (&watched, &glimpses), effort.rounds, |done| {
+            progress.at(done);
+        })?;
         detectors.fitted.families.clone_from(&world.families);
         detectors.fitted.looks = world.looks.iter().map(|l| l.key().to_string()).collect();
         progress.stage("held-out clips", effort.tests as u64);
@@ -244,22 +249,22 @@ impl Detectors {
         Ok(Some(detectors))
     }
 
-    /// Detectors from a finder and what it saw.
+    /// Detectors from a finder and what it saw, and glimpses of more.
     ///
     /// # Errors
     /// If no clip was watched.
     pub fn of(
         finder: Finder,
-        watched: &[Watched],
+        (watched, glimpses): (&[Watched], &[Glimpse]),
         (looks, numbers_rounds): (usize, usize),
         mut report: impl FnMut(u64),
     ) -> Result<Self, EvalError> {
         if watched.is_empty() {
             return Err(EvalError::Nothing);
         }
-        let subject = subject_namer(watched, looks);
+        let subject = subject_namer(watched, glimpses, looks);
         report(1);
-        let colour = colour_namer(watched, looks);
+        let colour = colour_namer(watched, glimpses, looks);
         report(2);
         let mut plain = BTreeMap::new();
         for attribute in PLAIN {
@@ -336,6 +341,26 @@ fn part(world: &WorldConfig, split: Split) -> WorldConfig {
     }
 }
 
+/// Glimpses of the things of short clips; `None` when cancelled.
+///
+/// # Errors
+/// As rendering.
+pub fn glimpses(
+    world: &WorldConfig,
+    effort: Effort,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Option<Vec<Glimpse>>, WorldError> {
+    progress.stage("short clips for names", effort.glimpses as u64);
+    let all = rendered(
+        (&Glimpse::world(world), None),
+        (GLIMPSE_SEED, effort.glimpses),
+        Glimpse::of,
+        (progress, cancel),
+    )?;
+    Ok(all.map(|all| all.into_iter().flatten().collect()))
+}
+
 /// A finder taught by frames of rendered clips; `None` when cancelled.
 ///
 /// # Errors
@@ -372,70 +397,4 @@ pub fn fit_finder(
         !cancel.is_cancelled()
     });
     Ok((!cancel.is_cancelled()).then_some(finder))
-}
-
-fn sorted(labels: impl Iterator<Item = String>) -> Vec<String> {
-    let mut classes: Vec<String> = labels.collect();
-    classes.sort();
-    classes.dedup();
-    classes
-}
-
-/// Learns subjects from every thing, and from clips in which nothing was found.
-fn subject_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
-    let classes = sorted(watched.iter().map(|w| w.attributes.subject.clone()));
-    if classes.len() < 2 {
-        return None;
-    }
-    let nothing = [Thing::default()];
-    let mut lessons = Vec::new();
-    for w in watched {
-        let name = classes.binary_search(&w.attributes.subject).unwrap_or(0);
-        let things = match &w.features.things[..] {
-            [] => &nothing[..],
-            things => &things[..things.len().min(3)],
-        };
-        lessons.extend(things.iter().map(|thing| Lesson {
-            thing,
-            around: around(&w.features, thing, "subject"),
-            name,
-        }));
-    }
-    // What a thing is does not depend on its colour, nor much on which way up it is.
-    let study = Study {
-        rounds,
-        deaf: 0.15,
-        altered: 0.5,
-    };
-    Some(Namer::learn(classes, &lessons, study, |_, _| true))
-}
-
-/// Learns colours from the things whose colour is known.
-fn colour_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
-    let classes = sorted(
-        watched
-            .iter()
-            .flat_map(|w| w.colours.iter().flatten().cloned()),
-    );
-    if classes.len() < 2 {
-        return None;
-    }
-    let mut lessons = Vec::new();
-    for w in watched {
-        for (thing, colour) in w.features.things.iter().zip(&w.colours) {
-            if let Some(colour) = colour {
-                lessons.push(Lesson {
-                    thing,
-                    around: around(&w.features, thing, "colour"),
-                    name: classes.binary_search(colour).unwrap_or(0),
-                });
-            }
-        }
-    }
-    let study = Study {
-        rounds,
-        deaf: 0.1,
-        altered: 0.0,
-    };
-    Some(Namer::learn(classes, &lessons, study, |_, _| true))
 }

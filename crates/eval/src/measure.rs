@@ -189,14 +189,11 @@ mod tests {
         let late: Vec<f64> = impacts.iter().map(|t| t + 0.12).collect();
         let apart = sync(&impacts, &late, 2.0);
         assert_eq!((apart.offsets_ms.len(), apart.close), (3, 0));
-        let (inside, dense) = (
-            sync(&impacts, &impacts, 2.0),
-            (0..14).map(|i| f64::from(i) * 0.15).collect::<Vec<_>>(),
-        );
-        assert_eq!(inside.close, 3);
-        let dense = sync(&impacts, &dense, 2.1);
-        // Sounds everywhere: nearly all are matched by chance, most of them not closely.
-        assert!(dense.chance > 2.7 && dense.close_chance < 2.6, "{dense:?}");
+        assert_eq!(sync(&impacts, &impacts, 2.0).close, 3);
+        // Sounds everywhere: all are matched by chance, not all of them closely.
+        let dense: Vec<f64> = (0..10).map(|i| f64::from(i) * 0.2).collect();
+        let dense = sync(&impacts, &dense, 2.0);
+        assert!(dense.chance == 3.0 && dense.close_chance < 2.0, "{dense:?}");
     }
 
     #[test]

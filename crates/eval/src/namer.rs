@@ -54,7 +54,7 @@ pub struct Thing {
 pub struct Lesson<'a> {
     /// Its cut-outs.
     pub thing: &'a Thing,
-    /// What else is known of it and of the clip (paint, sound, light).
+    /// What else is known of it and of the clip (paint, sound, light); empty where nothing is.
     pub around: Vec<f32>,
     /// Index of the true name.
     pub name: usize,
@@ -241,7 +241,8 @@ impl Namer {
         mut report: impl FnMut(usize, f32) -> bool,
     ) -> Self {
         const BATCH: usize = 32;
-        let around: Vec<&[f32]> = lessons.iter().map(|l| &l.around[..]).collect();
+        let around = lessons.iter().map(|l| &l.around[..]);
+        let around: Vec<&[f32]> = around.filter(|a| !a.is_empty()).collect();
         let mut namer = Self::new(classes, Scale::of(&around));
         let batches = (lessons.len() * study.rounds).div_ceil(BATCH);
         let (trunk, head) = (namer.trunk.weights().len(), namer.head.weights().len());
@@ -301,8 +302,8 @@ impl Namer {
             }
         }
         let mut around = self.scale.apply(&lesson.around);
-        if noise.uniform() < study.deaf {
-            around.fill(0.0);
+        if around.is_empty() || noise.uniform() < study.deaf {
+            around = vec![0.0; self.scale.len()];
         }
         around.iter_mut().for_each(|v| *v += 0.1 * noise.gaussian());
         looks.extend(around);
