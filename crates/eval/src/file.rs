@@ -242,12 +242,21 @@ mod tests {
         let bytes = detectors.to_bytes().unwrap();
         assert!(bytes.len() < 1_000_000, "{}", bytes.len());
         assert_eq!(Detectors::from_bytes(&bytes, "again").unwrap(), detectors);
-        for attribute in crate::ATTRIBUTES {
-            assert!(
-                detectors.fitted.accuracy.contains_key(attribute),
-                "{attribute}"
-            );
+        // What was reached on 150 held-out clips, in thousandths: to be raised, not lowered.
+        let reached = [
+            ("subject", 866),
+            ("colour", 967),
+            ("count", 973),
+            ("direction", 944),
+            ("look", 993),
+            ("camera", 1000),
+        ];
+        for (attribute, least) in reached {
+            let (right, all) = detectors.fitted.accuracy[attribute];
+            assert!(right * 1000 >= least * all, "{attribute}: {right} of {all}");
         }
+        let (own, other) = detectors.fitted.lips.unwrap();
+        assert!(own >= 0.74 && other.abs() < 0.05, "{own} {other}");
     }
 
     #[test]
