@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::classifier::{Classifier, best};
 use crate::features::{Features, Seen};
 use crate::finder::Finder;
-use crate::namer::Namer;
+use crate::lips::{Lips, Reader};
+use crate::namer::{Namer, Thing};
+use crate::paint;
 
 /// What is detected in a clip.
 pub const ATTRIBUTES: [&str; 6] = ["subject", "colour", "count", "direction", "look", "camera"];
@@ -29,6 +31,9 @@ pub struct Fitted {
     pub clips: usize,
     /// Attribute -> (right, all) on clips of the world's held-out part.
     pub accuracy: BTreeMap<String, (usize, usize)>,
+    /// Correlation of lips and voice on the same clips, and with the voice of another clip.
+    #[serde(default)]
+    pub lips: Option<(f64, f64)>,
 }
 
 /// Detectors of all attributes.
@@ -44,6 +49,8 @@ pub struct Detectors {
     pub colour: Option<Namer>,
     /// Names what lists of numbers tell.
     pub plain: BTreeMap<String, Classifier>,
+    /// Tells how far a mouth is open.
+    pub lips: Option<Reader>,
 }
 
 /// What an attribute is called in `attributes`; `None` where it does not apply.
@@ -81,12 +88,17 @@ pub(crate) fn numbers(features: &Features, attribute: &str) -> Vec<f32> {
     }
 }
 
-/// What is known of a clip besides the looks of its things: for the subject sound and light, for
-/// the colour light alone.
-pub(crate) fn around(features: &Features, attribute: &str) -> Vec<f32> {
+/// What is known besides the looks of a thing: for the subject sound and light, for the colour its
+/// paint and light.
+pub(crate) fn around(features: &Features, thing: &Thing, attribute: &str) -> Vec<f32> {
     match attribute {
-        "colour" => features.light.clone(),
-        _ => [&features.timbre[..], &features.light[..]].concat(),
+        "colour" => {
+            let mut known = thing.paint.clone();
+            known.resize(paint::LENGTH, 0.0);
+            known.extend(&features.light);
+            known
+        }
+        _ => [&features.timbre[..], &features.voice, &features.light].concat(),
     }
 }
 
@@ -99,6 +111,7 @@ impl Detectors {
             subject: None,
             colour: None,
             plain: BTreeMap::new(),
+            lips: None,
         }
     }
 
@@ -112,7 +125,7 @@ impl Detectors {
         match attribute {
             "subject" => {
                 let namer = self.subject.as_ref()?;
-                let scores = scores(namer, features, &around(features, attribute));
+                let scores = scores(namer, features);
                 Some(namer.classes[best(&scores)].clone())
             }
             "colour" => self.colours(features),
@@ -123,33 +136,45 @@ impl Detectors {
         }
     }
 
+    /// How mouth and voice go together, if these detectors know: not at all where no head is seen.
+    pub fn lips(&self, seen: &Seen) -> Option<Lips> {
+        let reader = self.lips.as_ref()?;
+        let talk = seen.talk.as_ref();
+        Some(talk.map_or_else(Lips::default, |talk| reader.lips(talk)))
+    }
+
     /// The colours of as many things as there are said to be; none seen, none named.
     fn colours(&self, features: &Features) -> Option<String> {
         let namer = self.colour.as_ref()?;
-        let light = around(features, "colour");
         let count = self.name("count", features);
         let count: usize = count.and_then(|c| c.parse().ok()).unwrap_or(1);
-        let longest = features.things.first().map_or(0, |t| t.frames) as f32;
-        let lasting = features
-            .things
-            .iter()
-            .filter(|t| t.frames as f32 >= LASTING * longest)
-            .take(count)
-            .map(|t| namer.classes[best(&namer.name(t, &light))].clone());
-        Some(together(lasting))
+        let named = lasting(features).take(count).map(|thing| {
+            let scores = namer.name(thing, &around(features, thing, "colour"));
+            namer.classes[best(&scores)].clone()
+        });
+        Some(together(named))
     }
 }
 
-/// Log probabilities over all things, each as much as it is seen; of the sound alone without any.
-fn scores(namer: &Namer, features: &Features, around: &[f32]) -> Vec<f32> {
+/// The things that are not strays, the longest seen first.
+fn lasting(features: &Features) -> impl Iterator<Item = &Thing> {
+    let longest = features.things.first().map_or(0, |t| t.frames) as f32;
+    let things = features.things.iter();
+    things.filter(move |t| t.frames as f32 >= LASTING * longest)
+}
+
+/// Log probabilities over the things, each as much as it is seen; of the sound alone without any.
+fn scores(namer: &Namer, features: &Features) -> Vec<f32> {
+    if features.things.is_empty() {
+        let nothing = Thing::default();
+        return namer.name(&nothing, &around(features, &nothing, "subject"));
+    }
     let mut scores = vec![0.0; namer.classes.len()];
-    for thing in &features.things {
-        for (sum, score) in scores.iter_mut().zip(namer.name(thing, around)) {
+    for thing in lasting(features) {
+        let one = namer.name(thing, &around(features, thing, "subject"));
+        for (sum, score) in scores.iter_mut().zip(one) {
             *sum += score * thing.frames as f32;
         }
-    }
-    if features.things.is_empty() {
-        return namer.name(&crate::namer::Thing::default(), around);
     }
     scores
 }

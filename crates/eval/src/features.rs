@@ -4,18 +4,21 @@ use gallop_core::{Clip, Frame, PixelSize};
 use serde::{Deserialize, Serialize};
 
 use crate::finder::{Finder, Found};
+use crate::lips::{Talk, talk};
 use crate::motion::{Moving, small_frames};
-use crate::namer::{Thing, cut_out};
+use crate::namer::{Cut, Thing, cut_out};
+use crate::paint::paint;
 use crate::plane::{Plane, luma, shrink};
 use crate::timbre::timbre;
 use crate::tracks::{Path, paths};
+use crate::voice::voice;
 
 /// Moments that are looked at, spread evenly over the clip.
 const MOMENTS: usize = 4;
 /// Cells of the coarse picture.
 const COARSE: PixelSize = PixelSize::new(6, 4);
 /// Bins of hue; three more hold what is black, grey and white.
-const HUES: usize = 18;
+pub(crate) const HUES: usize = 18;
 /// Bins of gradient magnitude.
 const EDGES: usize = 10;
 /// Things that are looked at, at most, and cut-outs of each.
@@ -36,6 +39,8 @@ pub struct Seen {
     pub paths: Vec<Path>,
     /// What its attributes are named from.
     pub features: Features,
+    /// Mouth and voice, if the longest seen thing were a head; `None` without either.
+    pub talk: Option<Talk>,
 }
 
 /// A clip as a few lists of numbers and cut-outs, each list as long whatever the clip.
@@ -49,6 +54,8 @@ pub struct Features {
     pub number: Vec<f32>,
     /// What it sounds like where something begins to sound.
     pub timbre: Vec<f32>,
+    /// What its voice is like, if it is one.
+    pub voice: Vec<f32>,
     /// The light: mean colours of coarse cells.
     pub light: Vec<f32>,
     /// The things, the longest seen first.
@@ -71,10 +78,12 @@ impl Seen {
                 .collect(),
             number: number(&found, &paths),
             timbre: timbre(clip.audio.as_ref()),
+            voice: voice(clip.audio.as_ref()),
             light: light(clip),
             things: paths.iter().take(THINGS).map(|p| thing(clip, p)).collect(),
         };
         Self {
+            talk: paths.first().and_then(|head| talk(clip, head)),
             moving,
             paths,
             features,
@@ -98,7 +107,7 @@ fn picture(clip: &Clip, moving: &Moving) -> Vec<f32> {
 }
 
 /// Mean colours of coarse cells in the middle of the clip.
-fn light(clip: &Clip) -> Vec<f32> {
+pub(crate) fn light(clip: &Clip) -> Vec<f32> {
     let frame = &clip.frames[clip.frames.len() / 2];
     // Upright pictures are laid on their side, so that a cell is about square in both.
     let size = if frame.size.width >= frame.size.height {
@@ -117,7 +126,7 @@ fn thing(clip: &Clip, path: &Path) -> Thing {
     let size = clip.frames[0].size;
     let long = size.width.max(size.height) as f32;
     let stretch = path.len().div_ceil(CUTS);
-    let cuts = path
+    let cuts: Vec<Cut> = path
         .chunks(stretch)
         .filter_map(|part| part.iter().max_by(|a, b| a.1.score.total_cmp(&b.1.score)))
         .map(|(frame, spot)| {
@@ -127,6 +136,7 @@ fn thing(clip: &Clip, path: &Path) -> Thing {
         })
         .collect();
     Thing {
+        paint: paint(&cuts),
         cuts,
         frames: path.len(),
     }
@@ -174,7 +184,7 @@ fn histogram(rgb: &[Plane; 3]) -> Vec<f32> {
 }
 
 /// Adds a colour to the bins: by saturation to a hue, the rest to black, grey or white.
-fn tally(colour: [f32; 3], bins: &mut [f32; HUES + 3]) {
+pub(crate) fn tally(colour: [f32; 3], bins: &mut [f32; HUES + 3]) {
     let high = colour.iter().fold(0.0f32, |m, &c| m.max(c));
     let low = colour.iter().fold(1.0f32, |m, &c| m.min(c));
     let saturation = (high - low) / (high + 0.05);
@@ -326,11 +336,14 @@ mod tests {
 
     #[test]
     fn every_clip_has_as_many_features() {
-        let lengths: Vec<[usize; 5]> = [(224, 128, 24), (128, 224, 30), (16, 16, 1), (33, 17, 2)]
+        let lengths: Vec<[usize; 6]> = [(224, 128, 24), (128, 224, 30), (16, 16, 1), (33, 17, 2)]
             .map(|(w, h, n)| {
                 let clip = disc([200, 0, 0], n, PixelSize::new(w, h));
                 let f = Seen::new(&clip, &Finder::new()).features;
-                [&f.picture, &f.motion, &f.number, &f.timbre, &f.light].map(Vec::len)
+                [
+                    &f.picture, &f.motion, &f.number, &f.timbre, &f.voice, &f.light,
+                ]
+                .map(Vec::len)
             })
             .to_vec();
         assert!(lengths.windows(2).all(|w| w[0] == w[1]), "{lengths:?}");

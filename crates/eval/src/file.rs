@@ -11,11 +11,14 @@ use crate::classifier::{Classifier, Scale};
 use crate::detectors::{Detectors, Fitted};
 use crate::error::EvalError;
 use crate::finder::{Finder, LAYERS};
+use crate::lips::{self, Reader};
 use crate::namer::{Namer, TRUNK};
 use crate::net::{Layer, Net};
 
 /// Changes whenever features or networks do.
-const RELEASE: u32 = 1;
+const RELEASE: u32 = 2;
+/// What the parts of the lip reader are called.
+const LIPS: [&str; 2] = ["lips_seen", "lips_heard"];
 /// The header's entry that holds the JSON.
 const ENTRY: &str = "detectors";
 
@@ -55,6 +58,13 @@ impl Detectors {
             put(format!("{name}.mean"), classifier.scale.parts().0);
             put(format!("{name}.gain"), classifier.scale.parts().1);
         }
+        if let Some(lips) = &self.lips {
+            for (name, (scale, net)) in LIPS.iter().zip(lips.scales.iter().zip(&lips.nets)) {
+                put(format!("{name}.net"), net.weights());
+                put(format!("{name}.mean"), scale.parts().0);
+                put(format!("{name}.gain"), scale.parts().1);
+            }
+        }
         let header = Header {
             release: RELEASE,
             fitted: self.fitted.clone(),
@@ -93,6 +103,7 @@ impl Detectors {
             subject: None,
             colour: None,
             plain: BTreeMap::new(),
+            lips: parts.lips()?,
         };
         for (attribute, classes) in header.classes {
             match attribute.as_str() {
@@ -188,6 +199,21 @@ impl Parts<'_> {
         })
     }
 
+    /// The lip reader, where the file has one.
+    fn lips(&self) -> Result<Option<Reader>, EvalError> {
+        if self.tensors.tensor(&format!("{}.net", LIPS[0])).is_err() {
+            return Ok(None);
+        }
+        let net = |k: usize| self.net(&format!("{}.net", LIPS[k]), &lips::LAYERS[k]);
+        let (nets, scales) = (
+            [net(0)?, net(1)?],
+            [self.scale(LIPS[0])?, self.scale(LIPS[1])?],
+        );
+        let fits = (0..2).all(|k| scales[k].len() == lips::LAYERS[k][0].inputs);
+        fits.then_some(Some(Reader { scales, nets }))
+            .ok_or_else(|| wrong(self.name, "its lip reader has another shape"))
+    }
+
     fn classifier(&self, attribute: &str, classes: Vec<String>) -> Result<Classifier, EvalError> {
         let scale = self.scale(attribute)?;
         let layers = Classifier::layers(scale.len(), classes.len());
@@ -214,14 +240,23 @@ mod tests {
     fn the_shipped_detectors_are_whole_and_small() {
         let detectors = Detectors::embedded().unwrap();
         let bytes = detectors.to_bytes().unwrap();
-        assert!(bytes.len() < 500_000, "{}", bytes.len());
+        assert!(bytes.len() < 1_000_000, "{}", bytes.len());
         assert_eq!(Detectors::from_bytes(&bytes, "again").unwrap(), detectors);
-        for attribute in crate::ATTRIBUTES {
-            assert!(
-                detectors.fitted.accuracy.contains_key(attribute),
-                "{attribute}"
-            );
+        // What was reached on 150 held-out clips, in thousandths: to be raised, not lowered.
+        let reached = [
+            ("subject", 866),
+            ("colour", 967),
+            ("count", 973),
+            ("direction", 944),
+            ("look", 993),
+            ("camera", 1000),
+        ];
+        for (attribute, least) in reached {
+            let (right, all) = detectors.fitted.accuracy[attribute];
+            assert!(right * 1000 >= least * all, "{attribute}: {right} of {all}");
         }
+        let (own, other) = detectors.fitted.lips.unwrap();
+        assert!(own >= 0.74 && other.abs() < 0.05, "{own} {other}");
     }
 
     #[test]

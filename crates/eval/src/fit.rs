@@ -8,12 +8,13 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::classifier::Classifier;
-use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, around, label, numbers};
+use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, label, numbers};
 use crate::error::EvalError;
 use crate::features::{Features, Seen};
 use crate::finder::{Example, Finder};
+use crate::lessons::{Glimpse, colour_namer, is_thing, subject_namer};
+use crate::lips::{self, Reader, Talk};
 use crate::motion::small_frames;
-use crate::namer::{Lesson, Namer, Thing};
 use crate::net::Noise;
 use crate::tracks::Path;
 
@@ -21,12 +22,17 @@ use crate::tracks::Path;
 const FIRST_SEED: u64 = 7_000_000_000;
 /// Seeds of the clips that the finder learns from, likewise.
 const FINDER_SEED: u64 = 8_000_000_000;
+/// Seeds of the clips that are only glimpsed at, likewise.
+const GLIMPSE_SEED: u64 = 6_000_000_000;
 /// Seeds of the clips that fitted detectors are tried on.
 const TEST_SEED: u64 = 9_000_000_000;
 /// Clips rendered between two reports of progress.
 const BATCH: usize = 16;
 /// Frames of each clip that the finder learns from.
 const FRAMES: usize = 4;
+
+/// Clips that the finder learns from, at most: more make it hardly surer.
+const MOST_FOR_FINDER: usize = 1000;
 
 /// How much work a fit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +41,8 @@ pub struct Effort {
     pub finder: (usize, usize),
     /// Clips that the names are learnt from.
     pub clips: usize,
+    /// Short clips beside them, of which things are only glimpsed at.
+    pub glimpses: usize,
     /// Times that each is shown to the networks of subject and colour, and to the other ones.
     pub rounds: (usize, usize),
     /// Held-out clips that the result is tried on.
@@ -45,9 +53,10 @@ impl Effort {
     /// As much as `clips` clips allow.
     pub fn of_clips(clips: usize) -> Self {
         Self {
-            finder: (clips, 6),
+            finder: (clips.min(MOST_FOR_FINDER), 7),
             clips,
-            rounds: (16, 40),
+            glimpses: 4 * clips,
+            rounds: (7, 40),
             tests: clips.div_ceil(6),
         }
     }
@@ -62,6 +71,17 @@ pub struct Watched {
     pub attributes: Attributes,
     /// The true colour of each thing in `features`; `None` if it is not one of the world's.
     pub colours: Vec<Option<String>>,
+    /// Mouth and voice, and how far the mouth is truly open in each frame; `None` where nobody
+    /// speaks or no head is seen.
+    pub talk: Option<(Talk, Vec<f32>)>,
+}
+
+/// How far the mouth is open in each frame, in halves of the head's height.
+fn opening(truth: &Truth) -> Option<Vec<f32>> {
+    let track = |label: &str| truth.tracks.iter().find(|t| t.label == label);
+    let (mouth, head) = (track("mouth")?, track("head")?);
+    let both = mouth.points.iter().zip(&head.points);
+    Some(both.map(|(m, h)| m.ry / h.ry.max(1e-6)).collect())
 }
 
 /// Frames for the finder to learn from.
@@ -80,7 +100,7 @@ impl Material {
                     .truth
                     .tracks
                     .iter()
-                    .filter(|t| t.colour.is_some() && t.points[frame].visible)
+                    .filter(|t| is_thing(t) && t.points[frame].visible)
                     .map(|t| {
                         let p = t.points[frame];
                         let (w, h) = (size.width as f32, size.height as f32);
@@ -104,6 +124,7 @@ impl Watched {
             .map(|path| colour_of(path, &rendered.truth))
             .collect();
         Self {
+            talk: seen.talk.zip(opening(&rendered.truth)),
             features: seen.features,
             attributes: rendered.truth.attributes.clone(),
             colours,
@@ -111,7 +132,7 @@ impl Watched {
     }
 }
 
-/// The colour of the true object that the path follows.
+/// The colour of the true object that the path follows; `None` of one that has none.
 fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
     let size = truth.shape.size;
     let long = size.width.max(size.height) as f32;
@@ -119,7 +140,7 @@ fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
     let (far, track) = truth
         .tracks
         .iter()
-        .filter(|t| t.colour.is_some())
+        .filter(|t| is_thing(t))
         .map(|track| {
             let far: f32 = path
                 .iter()
@@ -133,7 +154,10 @@ fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
             (far / path.len() as f32, track)
         })
         .min_by(|a, b| a.0.total_cmp(&b.0))?;
-    (far < 0.7).then(|| track.colour.map(|c| c.key().to_string()))?
+    track
+        .colour
+        .filter(|_| far < 0.7)
+        .map(|c| c.key().to_string())
 }
 
 /// The part of the world that fitting clip `i` is drawn from: both, as often as they are.
@@ -201,8 +225,13 @@ impl Detectors {
         let Some(watched) = watched else {
             return Ok(None);
         };
+        let Some(glimpses) = glimpses(world, effort, progress, cancel)? else {
+            return Ok(None);
+        };
         progress.stage("names", 3);
-        let mut detectors = Self::of(finder, &watched, effort.rounds, |done| progress.at(done))?;
+        let mut detectors = Self::of(finder, (&watched, &glimpses), effort.rounds, |done| {
+            progress.at(done);
+        })?;
         detectors.fitted.families.clone_from(&world.families);
         detectors.fitted.looks = world.looks.iter().map(|l| l.key().to_string()).collect();
         progress.stage("held-out clips", effort.tests as u64);
@@ -216,25 +245,26 @@ impl Detectors {
             return Ok(None);
         };
         detectors.fitted.accuracy = detectors.tried(&tests);
+        detectors.fitted.lips = detectors.lips_tried(&tests);
         Ok(Some(detectors))
     }
 
-    /// Detectors from a finder and what it saw.
+    /// Detectors from a finder and what it saw, and glimpses of more.
     ///
     /// # Errors
     /// If no clip was watched.
     pub fn of(
         finder: Finder,
-        watched: &[Watched],
+        (watched, glimpses): (&[Watched], &[Glimpse]),
         (looks, numbers_rounds): (usize, usize),
         mut report: impl FnMut(u64),
     ) -> Result<Self, EvalError> {
         if watched.is_empty() {
             return Err(EvalError::Nothing);
         }
-        let subject = subject_namer(watched, looks);
+        let subject = subject_namer(watched, glimpses, looks);
         report(1);
-        let colour = colour_namer(watched, looks);
+        let colour = colour_namer(watched, glimpses, looks);
         report(2);
         let mut plain = BTreeMap::new();
         for attribute in PLAIN {
@@ -251,6 +281,8 @@ impl Detectors {
                 plain.insert(attribute.to_string(), classifier);
             }
         }
+        let talks: Vec<_> = watched.iter().filter_map(|w| w.talk.as_ref()).collect();
+        let lips = (!talks.is_empty()).then(|| Reader::learn(&talks, numbers_rounds.div_ceil(2)));
         report(3);
         Ok(Self {
             fitted: Fitted {
@@ -261,6 +293,7 @@ impl Detectors {
             subject,
             colour,
             plain,
+            lips,
         })
     }
 
@@ -282,6 +315,23 @@ impl Detectors {
         }
         accuracy
     }
+
+    /// The mean correlation of lips and voice in clips, and of lips with the voice of the next
+    /// clip: what nothing in common gives. `None` where nobody speaks.
+    pub fn lips_tried(&self, tests: &[Watched]) -> Option<(f64, f64)> {
+        let reader = self.lips.as_ref()?;
+        let read: Vec<_> = tests
+            .iter()
+            .filter_map(|t| t.talk.as_ref())
+            .map(|(talk, _)| reader.read(talk))
+            .collect();
+        let mean = |apart: usize| {
+            let pairs = (0..read.len()).map(|i| (&read[i].0, &read[(i + apart) % read.len()].1));
+            let sum: f64 = pairs.map(|(mouth, voice)| lips::go(mouth, voice, 0)).sum();
+            sum / read.len() as f64
+        };
+        (!read.is_empty()).then(|| (mean(0), mean(1)))
+    }
 }
 
 fn part(world: &WorldConfig, split: Split) -> WorldConfig {
@@ -289,6 +339,26 @@ fn part(world: &WorldConfig, split: Split) -> WorldConfig {
         split,
         ..world.clone()
     }
+}
+
+/// Glimpses of the things of short clips; `None` when cancelled.
+///
+/// # Errors
+/// As rendering.
+pub fn glimpses(
+    world: &WorldConfig,
+    effort: Effort,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Option<Vec<Glimpse>>, WorldError> {
+    progress.stage("short clips for names", effort.glimpses as u64);
+    let all = rendered(
+        (&Glimpse::world(world), None),
+        (GLIMPSE_SEED, effort.glimpses),
+        Glimpse::of,
+        (progress, cancel),
+    )?;
+    Ok(all.map(|all| all.into_iter().flatten().collect()))
 }
 
 /// A finder taught by frames of rendered clips; `None` when cancelled.
@@ -327,69 +397,4 @@ pub fn fit_finder(
         !cancel.is_cancelled()
     });
     Ok((!cancel.is_cancelled()).then_some(finder))
-}
-
-fn sorted(labels: impl Iterator<Item = String>) -> Vec<String> {
-    let mut classes: Vec<String> = labels.collect();
-    classes.sort();
-    classes.dedup();
-    classes
-}
-
-/// Learns subjects from every thing, and from clips in which nothing was found.
-fn subject_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
-    let classes = sorted(watched.iter().map(|w| w.attributes.subject.clone()));
-    if classes.len() < 2 {
-        return None;
-    }
-    let nothing = Thing::default();
-    let known: Vec<Vec<f32>> = watched
-        .iter()
-        .map(|w| around(&w.features, "subject"))
-        .collect();
-    let mut lessons = Vec::new();
-    for (w, known) in watched.iter().zip(&known) {
-        let name = classes.binary_search(&w.attributes.subject).unwrap_or(0);
-        let mut lesson = |thing| {
-            lessons.push(Lesson {
-                thing,
-                around: known,
-                name,
-            });
-        };
-        w.features.things.iter().take(3).for_each(&mut lesson);
-        if w.features.things.is_empty() {
-            lesson(&nothing);
-        }
-    }
-    Some(Namer::learn(classes, &lessons, (rounds, 0.1), |_, _| true))
-}
-
-/// Learns colours from the things whose colour is known.
-fn colour_namer(watched: &[Watched], rounds: usize) -> Option<Namer> {
-    let classes = sorted(
-        watched
-            .iter()
-            .flat_map(|w| w.colours.iter().flatten().cloned()),
-    );
-    if classes.len() < 2 {
-        return None;
-    }
-    let known: Vec<Vec<f32>> = watched
-        .iter()
-        .map(|w| around(&w.features, "colour"))
-        .collect();
-    let mut lessons = Vec::new();
-    for (w, known) in watched.iter().zip(&known) {
-        for (thing, colour) in w.features.things.iter().zip(&w.colours) {
-            if let Some(colour) = colour {
-                lessons.push(Lesson {
-                    thing,
-                    around: known,
-                    name: classes.binary_search(colour).unwrap_or(0),
-                });
-            }
-        }
-    }
-    Some(Namer::learn(classes, &lessons, (rounds, 0.1), |_, _| true))
 }

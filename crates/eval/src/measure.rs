@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gallop_core::{Clip, Frame};
+use gallop_core::{Clip, FPS, Frame};
 use gallop_world::HeldoutPrompt;
 use serde::{Deserialize, Serialize};
 
@@ -10,12 +10,14 @@ use crate::detectors::{ATTRIBUTES, Detectors, label};
 use crate::features::Seen;
 use crate::impacts::{gravity_fit, impacts};
 use crate::kept::Kept;
-use crate::lips::{Lips, lips};
+use crate::lips::Lips;
 use crate::onsets::onsets;
 use crate::plane::ssim;
 
 /// An onset this near to an impact, in seconds, is taken to be its sound.
 const MATCH: f64 = 0.2;
+/// And this near, in milliseconds, it is in step with it.
+const CLOSE: f64 = 60.0;
 /// Shifts of the sound that tell what chance alone would pair.
 const SHIFTS: usize = 16;
 /// Nothing is known of a turn so near to an end of the clip, in seconds.
@@ -39,6 +41,12 @@ pub struct Sync {
     /// mean over shifts of the sound in time.
     #[serde(default)]
     pub chance: f64,
+    /// How many of them have a sound within 60 ms.
+    #[serde(default)]
+    pub close: usize,
+    /// How many of them would have one by chance, as `chance`.
+    #[serde(default)]
+    pub close_chance: f64,
     /// For each that has a sound: onset minus impact in milliseconds, positive when the sound is late.
     pub offsets_ms: Vec<f64>,
 }
@@ -100,8 +108,8 @@ pub fn measure(
             .flatten(),
         first_frame_ssim: first.map(|picture| ssim(picture, &clip.frames[0])),
         lips: audio
-            .filter(|_| family == "face")
-            .and_then(|a| lips(&seen.moving, a)),
+            .filter(|_| family == "face" && clip.frames.len() >= FPS / 2)
+            .and_then(|_| detectors.lips(&seen)),
         ..Measures::default()
     }
 }
@@ -125,16 +133,29 @@ fn sync(impacts: &[f64], onsets: &[f64], seconds: f64) -> Sync {
         .copied()
         .filter(|t| (EDGE..seconds - EDGE).contains(t))
         .collect();
-    let shifted = |part: usize| -> usize {
-        let by = (part as f64 + 0.5) / SHIFTS as f64 * seconds;
+    // A shift that leaves a sound near its own impact says nothing of chance.
+    let near = (MATCH + CLOSE / 1000.0).min(0.25 * seconds);
+    let (mut chance, mut close_chance) = (0, 0);
+    for part in 0..SHIFTS {
+        let by = near + (part as f64 + 0.5) / SHIFTS as f64 * (seconds - 2.0 * near);
         let onsets: Vec<f64> = onsets.iter().map(|t| (t + by) % seconds).collect();
-        pair(&inside, &onsets, MATCH).len()
-    };
+        let offsets = pair(&inside, &onsets, MATCH);
+        chance += offsets.len();
+        close_chance += close(&offsets);
+    }
+    let offsets_ms = pair(&inside, onsets, MATCH);
     Sync {
         impacts: inside.len(),
-        chance: (0..SHIFTS).map(shifted).sum::<usize>() as f64 / SHIFTS as f64,
-        offsets_ms: pair(&inside, onsets, MATCH),
+        chance: chance as f64 / SHIFTS as f64,
+        close: close(&offsets_ms),
+        close_chance: close_chance as f64 / SHIFTS as f64,
+        offsets_ms,
     }
+}
+
+/// How many of the offsets (milliseconds) are in step.
+fn close(offsets: &[f64]) -> usize {
+    offsets.iter().filter(|o| o.abs() <= CLOSE).count()
 }
 
 /// Pairs times one to one, nearest first and none further apart than `within`; how much later the second of
@@ -170,6 +191,20 @@ mod tests {
         assert_eq!(sync.impacts, 3);
         let rounded: Vec<f64> = sync.offsets_ms.iter().map(|o| o.round()).collect();
         assert_eq!(rounded, [10.0, 20.0]);
+        assert_eq!(sync.close, 2);
+    }
+
+    #[test]
+    fn sounds_out_of_step_are_matched_but_not_close() {
+        let impacts = [0.3, 0.9, 1.5];
+        let late: Vec<f64> = impacts.iter().map(|t| t + 0.12).collect();
+        let apart = sync(&impacts, &late, 2.0);
+        assert_eq!((apart.offsets_ms.len(), apart.close), (3, 0));
+        assert_eq!(sync(&impacts, &impacts, 2.0).close, 3);
+        // Sounds everywhere: all are matched by chance, not all of them closely.
+        let dense: Vec<f64> = (0..10).map(|i| f64::from(i) * 0.2).collect();
+        let dense = sync(&impacts, &dense, 2.0);
+        assert!(dense.chance == 3.0 && dense.close_chance < 2.0, "{dense:?}");
     }
 
     #[test]
@@ -178,6 +213,6 @@ mod tests {
         let all = sync(&[0.5, 1.0, 1.5], &everywhere, 2.0);
         assert!(all.chance > 2.9 && all.offsets_ms.len() == 3);
         let one = sync(&[1.0], &[1.01], 2.0);
-        assert!(one.chance < 0.3 && one.offsets_ms.len() == 1);
+        assert!(one.chance == 0.0 && one.offsets_ms.len() == 1);
     }
 }

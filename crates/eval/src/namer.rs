@@ -8,31 +8,43 @@ use crate::classifier::Scale;
 use crate::net::{Adam, Layer, Map, Net, Noise, softmax};
 
 /// Side of a cut-out, pixels.
-pub const SIDE: usize = 24;
+pub const SIDE: usize = 32;
 /// Half a cut-out's side, in halves of the thing's longer side: some of what is around it shows
 /// in what light it is.
 const MARGIN: f32 = 1.4;
 /// Numbers that the network makes of a cut-out.
-const LOOKS: usize = 48;
+const LOOKS: usize = 56;
 /// Cut-outs of one thing that are shown at once in learning.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 3;
+/// Planes that the network sees: colours, and how far inside the thing a pixel is.
+const PLANES: usize = 4;
 /// Numbers between looks and names.
 const HIDDEN: usize = 48;
 
 /// The part that looks at cut-outs.
-pub const TRUNK: [Layer; 5] = [
-    Layer::conv(3, 16, 3),
-    Layer::conv(16, 32, 3).stride(2),
-    Layer::conv(32, 32, 3).residual(1),
+pub const TRUNK: [Layer; 4] = [
+    Layer::conv(PLANES, 20, 5).stride(2),
+    Layer::conv(20, 32, 3),
     Layer::conv(32, LOOKS, 3).stride(2),
     Layer::conv(LOOKS, LOOKS, 3).residual(1),
 ];
 
+/// A square of a picture about a thing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cut {
+    /// `3 x SIDE x SIDE` bytes.
+    pub rgb: Vec<u8>,
+    /// Half the thing's sides, in halves of the square's side.
+    pub half: [f32; 2],
+}
+
 /// One thing of a clip, as it is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Thing {
-    /// Cut-outs at different times: `3 x SIDE x SIDE` bytes each.
-    pub cuts: Vec<Vec<u8>>,
+    /// Cut-outs at different times.
+    pub cuts: Vec<Cut>,
+    /// What it is painted in ([`crate::paint`]).
+    pub paint: Vec<f32>,
     /// For how long it is there, frames.
     pub frames: usize,
 }
@@ -42,10 +54,21 @@ pub struct Thing {
 pub struct Lesson<'a> {
     /// Its cut-outs.
     pub thing: &'a Thing,
-    /// What else is known of the clip (sound, light).
-    pub around: &'a [f32],
+    /// What else is known of it and of the clip (paint, sound, light); empty where nothing is.
+    pub around: Vec<f32>,
     /// Index of the true name.
     pub name: usize,
+}
+
+/// How lessons are shown.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Study {
+    /// Times that each is shown.
+    pub rounds: usize,
+    /// Share that is shown without what else is known, so that the looks alone must do too.
+    pub deaf: f32,
+    /// Share that is shown in other colours and turned: what the name does not depend on.
+    pub altered: f32,
 }
 
 /// Names things: the mean over cut-outs of what the trunk makes of them, and what is known of the
@@ -62,8 +85,17 @@ pub struct Namer {
     pub head: Net,
 }
 
+impl Cut {
+    /// How far inside the thing's ellipse a pixel is: 1 its middle, 0 its edge, less outside.
+    pub fn inside(&self, row: usize, column: usize) -> f32 {
+        let place = |i: usize| (i as f32 + 0.5) / (0.5 * SIDE as f32) - 1.0;
+        let [x, y] = [(column, 0), (row, 1)].map(|(i, k)| place(i) / self.half[k].max(0.02));
+        1.0 - x * x - y * y
+    }
+}
+
 /// The square about a thing at `at` (pixels of the frame) with half sides `half`.
-pub fn cut_out(frame: &Frame, at: [f32; 2], half: [f32; 2]) -> Vec<u8> {
+pub fn cut_out(frame: &Frame, at: [f32; 2], half: [f32; 2]) -> Cut {
     let reach = MARGIN * half[0].max(half[1]).max(1.0);
     let step = 2.0 * reach / SIDE as f32;
     // Several samples a pixel where the picture is finer than the cut-out.
@@ -87,11 +119,14 @@ pub fn cut_out(frame: &Frame, at: [f32; 2], half: [f32; 2]) -> Vec<u8> {
             }
         }
     }
-    out
+    Cut {
+        rgb: out,
+        half: half.map(|h| h / reach),
+    }
 }
 
 /// The colour between pixels, edges repeated.
-fn between(frame: &Frame, (x, y): (f32, f32), (w, h): (usize, usize)) -> [f32; 3] {
+pub(crate) fn between(frame: &Frame, (x, y): (f32, f32), (w, h): (usize, usize)) -> [f32; 3] {
     let x = x.clamp(0.0, (w - 1) as f32);
     let y = y.clamp(0.0, (h - 1) as f32);
     let (x0, y0) = (x as usize, y as usize);
@@ -106,26 +141,54 @@ fn between(frame: &Frame, (x, y): (f32, f32), (w, h): (usize, usize)) -> [f32; 3
     [0, 1, 2].map(|c| corners.iter().map(|(p, s)| s * f32::from(p[c])).sum())
 }
 
-fn picture(cut: &[u8]) -> Map {
-    let mut map = Map::zeros(3, SIDE, SIDE);
-    for (v, b) in map.values.iter_mut().zip(cut) {
+fn picture(cut: &Cut) -> Map {
+    let mut map = Map::zeros(PLANES, SIDE, SIDE);
+    for (v, b) in map.values.iter_mut().zip(&cut.rgb) {
         *v = f32::from(*b) / 127.5 - 1.0;
+    }
+    let inside = &mut map.values[3 * SIDE * SIDE..];
+    for (i, v) in inside.iter_mut().enumerate() {
+        *v = cut.inside(i / SIDE, i % SIDE).clamp(-1.0, 1.0);
     }
     map
 }
 
-/// Mirrored half of the time, slightly brighter or darker.
-fn varied(cut: &[u8], noise: &mut Noise) -> Map {
+/// Mirrored half of the time, slightly brighter or darker; if `altered`, its colours exchanged and
+/// sometimes laid on its side or head.
+fn varied(cut: &Cut, altered: bool, noise: &mut Noise) -> Map {
     let mut map = picture(cut);
     let gain = 1.0 + 0.04 * noise.gaussian();
     let grain = 0.03 * noise.uniform();
-    map.values
+    map.values[..3 * SIDE * SIDE]
         .iter_mut()
         .for_each(|v| *v = gain * *v + grain * (2.0 * noise.uniform() - 1.0));
     if noise.uniform() < 0.5 {
         map.values.chunks_mut(SIDE).for_each(<[f32]>::reverse);
     }
+    if altered {
+        alter(&mut map, noise);
+    }
     map
+}
+
+fn alter(map: &mut Map, noise: &mut Noise) {
+    let area = SIDE * SIDE;
+    let from = map.values.clone();
+    let order = noise.order(3);
+    let (tipped, turned) = (noise.uniform() < 0.3, noise.uniform() < 0.3);
+    for (plane, to) in map.values.chunks_mut(area).enumerate() {
+        let from = &from[order.get(plane).copied().unwrap_or(plane) * area..][..area];
+        for (i, v) in to.iter_mut().enumerate() {
+            let (mut row, mut column) = (i / SIDE, i % SIDE);
+            if tipped {
+                row = SIDE - 1 - row;
+            }
+            if turned {
+                (row, column) = (column, row);
+            }
+            *v = from[row * SIDE + column];
+        }
+    }
 }
 
 fn pool(out: &Map) -> Vec<f32> {
@@ -170,19 +233,18 @@ impl Namer {
         softmax(&logits).iter().map(|p| (p + 1e-6).ln()).collect()
     }
 
-    /// Learns from `lessons`, each shown `rounds` times; `deaf` is the share that is shown without
-    /// what is known of the clip, so that the looks alone must do too. `report` as for
-    /// [`crate::finder::Finder::learn`].
+    /// Learns from `lessons`. `report` as for [`crate::finder::Finder::learn`].
     pub fn learn(
         classes: Vec<String>,
         lessons: &[Lesson],
-        (rounds, deaf): (usize, f32),
+        study: Study,
         mut report: impl FnMut(usize, f32) -> bool,
     ) -> Self {
         const BATCH: usize = 32;
-        let around: Vec<&[f32]> = lessons.iter().map(|l| l.around).collect();
+        let around = lessons.iter().map(|l| &l.around[..]);
+        let around: Vec<&[f32]> = around.filter(|a| !a.is_empty()).collect();
         let mut namer = Self::new(classes, Scale::of(&around));
-        let batches = (lessons.len() * rounds).div_ceil(BATCH);
+        let batches = (lessons.len() * study.rounds).div_ceil(BATCH);
         let (trunk, head) = (namer.trunk.weights().len(), namer.head.weights().len());
         let mut adams = [
             Adam::new(trunk, 3e-3, 1e-3, batches),
@@ -202,7 +264,7 @@ impl Namer {
                 .collect();
             let passes: Vec<(f32, [Vec<f32>; 2])> = picked
                 .into_par_iter()
-                .map(|(i, mut noise)| namer.pass(&lessons[i], deaf, &mut noise))
+                .map(|(i, mut noise)| namer.pass(&lessons[i], study, &mut noise))
                 .collect();
             let mut sums = [vec![0.0; trunk], vec![0.0; head]];
             let mut loss = 0.0;
@@ -224,13 +286,14 @@ impl Namer {
     }
 
     /// Loss and gradients of one lesson.
-    fn pass(&self, lesson: &Lesson, deaf: f32, noise: &mut Noise) -> (f32, [Vec<f32>; 2]) {
+    fn pass(&self, lesson: &Lesson, study: Study, noise: &mut Noise) -> (f32, [Vec<f32>; 2]) {
         let cuts = &lesson.thing.cuts;
         let shown = AT_ONCE.min(cuts.len());
         let order = noise.order(cuts.len());
+        let altered = noise.uniform() < study.altered;
         let traces: Vec<_> = order[..shown]
             .iter()
-            .map(|&c| self.trunk.trace(varied(&cuts[c], noise)))
+            .map(|&c| self.trunk.trace(varied(&cuts[c], altered, noise)))
             .collect();
         let mut looks = vec![0.0f32; LOOKS];
         for trace in &traces {
@@ -238,9 +301,9 @@ impl Namer {
                 *sum += v / shown as f32;
             }
         }
-        let mut around = self.scale.apply(lesson.around);
-        if noise.uniform() < deaf {
-            around.fill(0.0);
+        let mut around = self.scale.apply(&lesson.around);
+        if around.is_empty() || noise.uniform() < study.deaf {
+            around = vec![0.0; self.scale.len()];
         }
         around.iter_mut().for_each(|v| *v += 0.1 * noise.gaussian());
         looks.extend(around);
@@ -294,7 +357,11 @@ mod tests {
                 cut_out(&frame, at, [r, r])
             })
             .collect();
-        Thing { cuts, frames: 4 }
+        Thing {
+            cuts,
+            paint: Vec::new(),
+            frames: 4,
+        }
     }
 
     #[test]
@@ -316,12 +383,17 @@ mod tests {
             .iter()
             .map(|(thing, around, name)| Lesson {
                 thing,
-                around,
+                around: around.clone(),
                 name: *name,
             })
             .collect();
         let classes = ["a", "b", "c", "d"].map(String::from).to_vec();
-        let namer = Namer::learn(classes, &lessons, (24, 0.0), |_, _| true);
+        let study = Study {
+            rounds: 24,
+            deaf: 0.0,
+            altered: 0.3,
+        };
+        let namer = Namer::learn(classes, &lessons, study, |_, _| true);
         let right = draw(60)
             .iter()
             .filter(|(thing, around, name)| {

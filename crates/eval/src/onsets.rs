@@ -106,20 +106,6 @@ fn attack(mono: &[f32], hop: usize) -> f64 {
     (from + at.unwrap_or(hop * HOP - from)) as f64 / SAMPLE_RATE as f64
 }
 
-/// Loudness of the sound around each video frame: root mean square of a frame's length of samples, half
-/// of them before the frame's moment.
-pub fn envelope(audio: &Audio, frames: usize) -> Vec<f32> {
-    let mono = audio.mono();
-    let step = SAMPLE_RATE / gallop_core::FPS;
-    (0..frames)
-        .map(|f| {
-            let (from, to) = ((f * step).saturating_sub(step / 2), f * step + step / 2);
-            let part = &mono[from.min(mono.len())..to.min(mono.len())];
-            (part.iter().map(|x| x * x).sum::<f32>() / part.len().max(1) as f32).sqrt()
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

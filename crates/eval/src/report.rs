@@ -22,6 +22,12 @@ pub struct Row {
     /// The same share for sounds shifted in time: what is matched by chance.
     #[serde(default)]
     pub matched_by_chance: Option<f64>,
+    /// Share of the impacts that have a sound within 60 ms.
+    #[serde(default)]
+    pub close: Option<f64>,
+    /// The same share by chance.
+    #[serde(default)]
+    pub close_by_chance: Option<f64>,
     /// Median of |onset - impact| over those, in milliseconds.
     pub offset_median_ms: Option<f64>,
     /// 95th percentile of the same.
@@ -34,6 +40,9 @@ pub struct Row {
     pub first_frame_ssim: Option<f64>,
     /// Mean correlation of mouth and voice.
     pub lips: Option<f64>,
+    /// The same with the voice shifted in time.
+    #[serde(default)]
+    pub lips_by_chance: Option<f64>,
     /// Median lag of the voice in milliseconds.
     pub lips_lag_ms: Option<f64>,
     /// Mean step where latent frames meet, as a share of the steps beside.
@@ -78,7 +87,10 @@ impl Row {
         }
         let mut lags: Vec<f64> = measures
             .iter()
-            .filter_map(|m| Some(m.lips?.lag_ms))
+            .filter_map(|m| m.lips)
+            // A still mouth has no lag.
+            .filter(|lips| lips.correlation.abs() > 1e-3)
+            .map(|lips| lips.lag_ms)
             .collect();
         lags.sort_by(f64::total_cmp);
         let sounds: Vec<&Kept> = measures.iter().filter_map(|m| m.sound.as_ref()).collect();
@@ -87,19 +99,22 @@ impl Row {
         let shifts = sounds.iter().flat_map(|s| &s.shifts_ms);
         let mut shifts: Vec<f64> = shifts.map(|shift| shift.abs()).collect();
         shifts.sort_by(f64::total_cmp);
+        let share = |sum: f64| (impacts > 0).then(|| sum / impacts as f64);
         Self {
             name: name.to_string(),
             clips: measures.len(),
             impacts: (!syncs.is_empty()).then_some(impacts),
-            matched: (impacts > 0).then(|| offsets.len() as f64 / impacts as f64),
-            matched_by_chance: (impacts > 0)
-                .then(|| syncs.iter().map(|s| s.chance).sum::<f64>() / impacts as f64),
+            matched: share(offsets.len() as f64),
+            matched_by_chance: share(syncs.iter().map(|s| s.chance).sum()),
+            close: share(syncs.iter().map(|s| s.close as f64).sum()),
+            close_by_chance: share(syncs.iter().map(|s| s.close_chance).sum()),
             offset_median_ms: quantile(&offsets, 0.5),
             offset_p95_ms: quantile(&offsets, 0.95),
             accuracy,
             gravity: mean(measures.iter().filter_map(|m| m.gravity)),
             first_frame_ssim: mean(measures.iter().filter_map(|m| m.first_frame_ssim)),
             lips: mean(measures.iter().filter_map(|m| Some(m.lips?.correlation))),
+            lips_by_chance: mean(measures.iter().filter_map(|m| Some(m.lips?.chance))),
             lips_lag_ms: quantile(&lags, 0.5),
             latent_seams: mean(measures.iter().filter_map(|m| m.latent_seams)),
             chunk_seams: mean(measures.iter().filter_map(|m| m.chunk_seams)),
@@ -150,6 +165,12 @@ pub fn table(rows: &[Row]) -> String {
     line("the same by chance (sound shifted in time)", &|r| {
         r.matched_by_chance.map(percent)
     });
+    line("impacts with a sound within 60 ms", &|r| {
+        r.close.map(percent)
+    });
+    line("within 60 ms by chance", &|r| {
+        r.close_by_chance.map(percent)
+    });
     line("onset to impact, median", &|r| {
         r.offset_median_ms.map(|v| format!("{v:.0} ms"))
     });
@@ -173,6 +194,9 @@ pub fn table(rows: &[Row]) -> String {
     });
     line("lips and voice, correlation", &|r| {
         r.lips.map(|v| format!("{v:.2}"))
+    });
+    line("lips and voice by chance (voice shifted in time)", &|r| {
+        r.lips_by_chance.map(|v| format!("{v:.2}"))
     });
     line("lips and voice, lag", &|r| {
         r.lips_lag_ms.map(|v| format!("{v:.0} ms"))
@@ -225,6 +249,8 @@ mod tests {
             sync: Some(Sync {
                 impacts: 2,
                 chance: 0.5,
+                close: offsets.len(),
+                close_chance: 0.25,
                 offsets_ms: offsets.to_vec(),
             }),
             sound: Some(Kept {
@@ -241,6 +267,7 @@ mod tests {
         assert_eq!(row.accuracy["colour"], (1, 2));
         assert_eq!(row.matched, Some(0.75));
         assert_eq!(row.matched_by_chance, Some(0.25));
+        assert_eq!((row.close, row.close_by_chance), (Some(0.75), Some(0.125)));
         assert_eq!(
             (row.offset_median_ms, row.offset_p95_ms),
             (Some(20.0), Some(30.0))

@@ -6,7 +6,7 @@ use realfft::RealFftPlanner;
 use crate::onsets::onsets;
 
 /// Bands, evenly spread over the logarithm of frequency.
-const BANDS: usize = 26;
+pub(crate) const BANDS: usize = 26;
 /// Edges of the lowest and the highest band, Hertz.
 const RANGE: (f32, f32) = (60.0, 18_000.0);
 /// Samples of a window: 21 ms.
@@ -50,7 +50,7 @@ pub fn timbre(audio: Option<&Audio>) -> Vec<f32> {
 }
 
 /// Mean energy in each band of the window that begins at sample `from`; outside is silence.
-fn bands(mono: &[f32], from: isize) -> Vec<f32> {
+pub(crate) fn bands(mono: &[f32], from: isize) -> Vec<f32> {
     let fft = RealFftPlanner::<f32>::new().plan_fft_forward(WINDOW);
     let (mut input, mut output) = (fft.make_input_vec(), fft.make_output_vec());
     for (i, x) in input.iter_mut().enumerate() {
