@@ -32,6 +32,10 @@ struct Ran {
 }
 
 /// Runs the program and asks the system what it held at its most.
+#[expect(
+    clippy::zombie_processes,
+    reason = "wait4 waits for it, and tells its memory"
+)]
 fn run(folder: &Path, args: &[&str]) -> Ran {
     let mut child = command(folder, args)
         .stdout(Stdio::piped())

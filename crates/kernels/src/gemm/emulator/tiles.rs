@@ -145,12 +145,12 @@ fn products(left: &[u32], right: &Tile) -> [[f32; 2]; ROW / 4] {
     let mut sums = [[0.0f32; 2]; ROW / 4];
     for (pair, row) in left.iter().zip(right) {
         for (sum, other) in sums.iter_mut().zip(row) {
-            for half in 0..2 {
+            for (half, sum) in sum.iter_mut().enumerate() {
                 let (x, y) = (number(*pair, half), number(*other, half));
                 // The product is exact in f64, and the sum is rounded as if it were not rounded twice: f64 has more
                 // than twice the digits of f32 and two.
-                let fused = (f64::from(x) * f64::from(y) + f64::from(sum[half])) as f32;
-                sum[half] = f32::from_bits(flushed(fused));
+                let fused = (f64::from(x) * f64::from(y) + f64::from(*sum)) as f32;
+                *sum = f32::from_bits(flushed(fused));
             }
         }
     }
