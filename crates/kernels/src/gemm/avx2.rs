@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::kernel::Start;
+use super::tiles::{self, Layout, Tile};
 
 /// Items of a left panel: rows of C held in registers.
 pub const LEFT: usize = 6;
@@ -11,22 +12,6 @@ pub const RIGHT: usize = 16;
 
 /// Numbers a vector.
 pub const VECTOR: usize = 8;
-/// Depth of the part of a right panel that stays in the first-level cache while the left side passes.
-const DEPTH: usize = 256;
-
-/// One tile of C and the panels that it is the product of.
-#[derive(Clone, Copy)]
-struct Tile {
-    a: *const f32,
-    b: *const f32,
-    depth: usize,
-    /// Where the sums so far are, for `Start::Add`, and from one row to the next.
-    from: (*const f32, usize),
-    /// Where the sums go.
-    to: (*mut f32, usize),
-    start: Start,
-    cols: usize,
-}
 
 /// A block of C from left panels `a.1` numbers apart and right panels `b.1` numbers apart.
 ///
@@ -37,44 +22,23 @@ struct Tile {
 pub unsafe fn block(
     a: (*const f32, usize),
     b: (*const f32, usize),
-    [m, n, k]: [usize; 3],
+    mnk: [usize; 3],
     c: (*mut f32, usize),
     start: Start,
 ) {
-    let parts = k.div_ceil(DEPTH).max(1);
-    // The sums of one right panel wait side by side: rows of C that lie a power of two apart push each other out of
-    // the caches.
-    let mut waiting = vec![0.0f32; if parts > 1 { m * RIGHT } else { 0 }];
-    for (col, part) in (0..n)
-        .step_by(RIGHT)
-        .flat_map(|col| (0..parts).map(move |p| (col, p)))
-    {
-        let c = (c.0.wrapping_add(col), c.1);
-        let buffer = (waiting.as_mut_ptr(), RIGHT);
-        let (from, start) = if part == 0 {
-            (c, start.at_column(col))
-        } else {
-            (buffer, Start::Add)
-        };
-        let to = if part + 1 == parts { c } else { buffer };
-        for row in (0..m).step_by(LEFT) {
-            let tile = Tile {
-                a: a.0.wrapping_add(row / LEFT * a.1 + part * DEPTH * LEFT),
-                b: b.0.wrapping_add(col / RIGHT * b.1 + part * DEPTH * RIGHT),
-                depth: DEPTH.min(k - part * DEPTH),
-                from: (from.0.wrapping_add(row * from.1).cast_const(), from.1),
-                to: (to.0.wrapping_add(row * to.1), to.1),
-                start,
-                cols: RIGHT.min(n - col),
-            };
-            // SAFETY: as the caller promises; the buffer has m rows.
-            unsafe { rows(tile, LEFT.min(m - row)) };
-        }
-    }
+    let layout = Layout {
+        left: LEFT,
+        right: RIGHT,
+        numbers: 1,
+    };
+    tiles::each(layout, (a, b), mnk, (c, start), |tile, count| {
+        // SAFETY: as the caller promises; sums that wait have a row each.
+        unsafe { rows(tile, count) };
+    });
 }
 
 #[target_feature(enable = "avx2,fma")]
-unsafe fn rows(tile: Tile, rows: usize) {
+unsafe fn rows(tile: Tile<f32>, rows: usize) {
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match (rows, tile.cols > VECTOR) {
@@ -106,7 +70,7 @@ fn mask(cols: usize, v: usize) -> __m256i {
     reason = "iterators keep the sums in memory"
 )]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn begin<const R: usize, const V: usize>(t: &Tile) -> [[__m256; V]; R] {
+unsafe fn begin<const R: usize, const V: usize>(t: &Tile<f32>) -> [[__m256; V]; R] {
     let mut sums = [[_mm256_setzero_ps(); V]; R];
     let whole = t.cols == VECTOR * V;
     for r in 0..R {
@@ -135,7 +99,7 @@ unsafe fn begin<const R: usize, const V: usize>(t: &Tile) -> [[__m256; V]; R] {
     reason = "iterators keep the sums in memory"
 )]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
+unsafe fn multiply<const R: usize, const V: usize>(t: Tile<f32>) {
     // SAFETY: the caller promises that the tile's panels and C are there; masks keep within the columns.
     unsafe {
         let mut sums: [[__m256; V]; R] = begin(&t);

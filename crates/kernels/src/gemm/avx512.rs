@@ -5,26 +5,10 @@ use std::mem::transmute;
 
 use super::kernel::Start;
 use super::panels::{LINE, Line, RIGHT};
+use super::tiles::{self, Layout, Tile};
 
 /// Items of a left panel: rows of C held in registers.
 pub const LEFT: usize = 12;
-
-/// Depth of the part of a right panel that stays in the first-level cache while the left side passes.
-const DEPTH: usize = 256;
-
-/// One tile of C and the panels that it is the product of.
-#[derive(Clone, Copy)]
-struct Tile {
-    a: *const Line,
-    b: *const Line,
-    depth: usize,
-    /// Where the sums so far are, for `Start::Add`, and from one row to the next.
-    from: (*const f32, usize),
-    /// Where the sums go.
-    to: (*mut f32, usize),
-    start: Start,
-    cols: usize,
-}
 
 /// A block of C from left panels `a.1` lines apart and right panels `b.1` lines apart.
 ///
@@ -34,46 +18,23 @@ struct Tile {
 pub unsafe fn block(
     a: (*const Line, usize),
     b: (*const Line, usize),
-    [m, n, k]: [usize; 3],
+    mnk: [usize; 3],
     c: (*mut f32, usize),
     start: Start,
 ) {
-    let parts = k.div_ceil(DEPTH).max(1);
-    // The sums of one right panel wait side by side: rows of C that lie a power of two apart push each other out of
-    // the caches.
-    let mut waiting = vec![0.0f32; if parts > 1 { m * RIGHT } else { 0 }];
-    for (col, part) in (0..n)
-        .step_by(RIGHT)
-        .flat_map(|col| (0..parts).map(move |p| (col, p)))
-    {
-        let c = (c.0.wrapping_add(col), c.1);
-        let buffer = (waiting.as_mut_ptr(), RIGHT);
-        let (from, start) = if part == 0 {
-            (c, start.at_column(col))
-        } else {
-            (buffer, Start::Add)
-        };
-        let to = if part + 1 == parts { c } else { buffer };
-        for row in (0..m).step_by(LEFT) {
-            let tile = Tile {
-                a: a.0
-                    .wrapping_add(row / LEFT * a.1 + part * DEPTH / LINE * LEFT),
-                b: b.0
-                    .wrapping_add(col / RIGHT * b.1 + part * DEPTH / LINE * RIGHT),
-                depth: DEPTH.min(k - part * DEPTH),
-                from: (from.0.wrapping_add(row * from.1).cast_const(), from.1),
-                to: (to.0.wrapping_add(row * to.1), to.1),
-                start,
-                cols: RIGHT.min(n - col),
-            };
-            // SAFETY: as the caller promises; the buffer has m rows.
-            unsafe { rows(tile, LEFT.min(m - row)) };
-        }
-    }
+    let layout = Layout {
+        left: LEFT,
+        right: RIGHT,
+        numbers: LINE,
+    };
+    tiles::each(layout, (a, b), mnk, (c, start), |tile, count| {
+        // SAFETY: as the caller promises; sums that wait have a row each.
+        unsafe { rows(tile, count) };
+    });
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn rows(tile: Tile, rows: usize) {
+unsafe fn rows(tile: Tile<Line>, rows: usize) {
     macro_rules! by_rows {
         ($($r:literal)*) => {
             match (rows, tile.cols > 16) {
@@ -95,7 +56,7 @@ unsafe fn rows(tile: Tile, rows: usize) {
 )]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn begin<const R: usize, const V: usize>(
-    t: &Tile,
+    t: &Tile<Line>,
     masks: [__mmask16; V],
 ) -> [[__m512; V]; R] {
     let mut sums = [[_mm512_setzero_ps(); V]; R];
@@ -122,7 +83,7 @@ unsafe fn begin<const R: usize, const V: usize>(
     reason = "iterators keep the sums in memory"
 )]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn multiply<const R: usize, const V: usize>(t: Tile) {
+unsafe fn multiply<const R: usize, const V: usize>(t: Tile<Line>) {
     let mut masks = [0; V];
     for (v, mask) in masks.iter_mut().enumerate() {
         *mask = ((1u64 << (t.cols - 16 * v).min(16)) - 1) as __mmask16;

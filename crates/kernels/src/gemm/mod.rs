@@ -55,9 +55,12 @@ mod plain_pack;
 mod plan;
 pub(crate) mod product;
 pub(crate) mod source;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub(crate) mod windows;
 
 pub use check::describe;
+pub use eight::to_float8;
 pub use kernel::Kernel;
 pub(crate) use kernel::{Side, Start};
 pub(crate) use packed::Block;

@@ -1,21 +1,9 @@
 //! 8-bit floats with 4 bits of exponent and 3 of mantissa (E4M3, without infinities).
 
+pub use gallop_kernels::gemm::to_float8 as encode;
+
 /// The greatest number.
 pub const MAX: f32 = 448.0;
-/// The smallest number with a full mantissa, 2^-6; below it numbers are multiples of 2^-9.
-const SMALLEST_NORMAL: f32 = 1.0 / 64.0;
-
-/// The nearest number, ties to even; what is beyond the greatest becomes the greatest.
-pub fn encode(x: f32) -> u8 {
-    let (sign, x) = ((x.to_bits() >> 24) as u8 & 0x80, x.abs().min(MAX));
-    if x < SMALLEST_NORMAL {
-        return sign | (x * 512.0).round_ties_even() as u8;
-    }
-    let bits = x.to_bits();
-    let rounded = (bits + 0x7_ffff + (bits >> 20 & 1)) >> 20;
-    // The exponent's bias is 127 there and 7 here.
-    sign | (rounded - (120 << 3)) as u8
-}
 
 /// The number of a byte; not a number for two of them.
 pub fn decode(byte: u8) -> f32 {
