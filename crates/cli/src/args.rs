@@ -169,6 +169,14 @@ impl Numbers {
             Self::Fp8 => Precision::Fp8,
         }
     }
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        }
+    }
 }
 
 /// Video decoders of the full-size model.

@@ -11,10 +11,11 @@ use gallop_engine::public::{
     Case, Decoder, PublicPlan, PublicRequest, REFINE_STEPS, Refine, Timed, Timing, Watch,
     picture_sizes,
 };
-use gallop_kernels::{Precision, device_name};
+use gallop_kernels::device_name;
 use gallop_model::public::{Part, Preset};
 use serde_json::{Value, json};
 
+use crate::args::Numbers;
 use crate::device::{DeviceChoice, bf16_peak, open_device};
 use crate::ui;
 
@@ -23,6 +24,7 @@ use crate::ui;
 #[command(after_help = "Examples:
   gallop bench --device cuda
   gallop bench --device cuda --parts base,540p,decode-540p --json > gallop.json
+  gallop bench --device cuda --precision fp8
   gallop bench --preset tiny
   gallop bench --shapes > shapes.json    # what PyTorch is measured with, by benches/gpu_reference.py
 
@@ -45,6 +47,10 @@ pub struct Bench {
     /// The device's bf16 peak in TFLOP/s, which rates are named the share of [default: that of a GPU known here]
     #[arg(long, value_name = "TFLOPS")]
     pub peak: Option<f64>,
+    /// Numbers that the transformer's linear maps and attention multiply; its first and its last layer, and the
+    /// decoders, stay in bf16
+    #[arg(long, value_name = "NAME", default_value = "bf16")]
+    pub precision: Numbers,
     /// Print what is multiplied, as JSON, and time nothing
     #[arg(long)]
     pub shapes: bool,
@@ -201,7 +207,7 @@ pub fn run(args: &Bench, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
             latents: clip.latents(clip.size(part))?,
             text: args.text.into(),
             layers: args.layers.map(usize::from),
-            precision: Precision::Bf16,
+            precision: args.precision.precision(),
         };
         Ok((part, case))
     });
@@ -255,6 +261,7 @@ fn report(
         peak,
         preset: &args.preset,
         duration: clip.duration,
+        precision: args.precision,
     };
     match args.json {
         true => {

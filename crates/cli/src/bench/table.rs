@@ -7,6 +7,7 @@ use gallop_model::memory::readable;
 use serde_json::{Value, json};
 
 use super::{BenchPart, Measured};
+use crate::args::Numbers;
 
 /// What was measured on.
 pub struct About<'a> {
@@ -18,6 +19,8 @@ pub struct About<'a> {
     pub preset: &'a str,
     /// Seconds of the clip.
     pub duration: f64,
+    /// What the transformer multiplies.
+    pub precision: Numbers,
 }
 
 /// Clips: their name, the parts that make one, and the seconds that the public code's authors name for one H100.
@@ -68,6 +71,7 @@ pub fn json(about: &About, measured: &[Measured]) -> Value {
         "peak_tflops": about.peak,
         "preset": about.preset,
         "duration": about.duration,
+        "precision": about.precision.name(),
         "results": measured.iter().map(|m| part_json(about, m)).collect::<Vec<_>>(),
         "totals": totals.collect::<Vec<_>>(),
     })
@@ -105,8 +109,11 @@ fn part_json(about: &About, measured: &Measured) -> Value {
 /// Lines of a table.
 pub fn text(about: &About, measured: &[Measured]) -> String {
     let mut out = format!(
-        "{}, {}, {} s of clip, bf16, random weights\n",
-        about.device, about.preset, about.duration
+        "{}, {}, {} s of clip, {}, random weights\n",
+        about.device,
+        about.preset,
+        about.duration,
+        about.precision.name()
     );
     let _ = writeln!(
         out,
@@ -208,6 +215,7 @@ mod tests {
             peak: Some(100.0),
             preset: "horse-15b",
             duration: 5.0,
+            precision: Numbers::Bf16,
         };
         let mut all = vec![
             measured(BenchPart::Base, 2.0, (10, 40)),

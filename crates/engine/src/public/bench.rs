@@ -50,7 +50,7 @@ pub struct Case<'a> {
     pub text: usize,
     /// So many of the transformer's layers, spread over its depth; all if none.
     pub layers: Option<usize>,
-    /// The precision of products; sound is always made in f32.
+    /// The precision of the transformer's products; pictures are made in bf16 at the least, sound in f32.
     pub precision: Precision,
 }
 
@@ -130,7 +130,9 @@ impl Case<'_> {
             Timed::Sampling(part) => self.sampling(part, device, watch),
             Timed::Decoding => {
                 let load = Clock::start(device)?;
-                let decoder = self.preset.fast_decoder(1, self.precision, device)?;
+                let decoder = self
+                    .preset
+                    .fast_decoder(1, self.precision.wider(), device)?;
                 let latents = self
                     .video_noise(device)?
                     .permute((3, 0, 1, 2))?
