@@ -80,7 +80,7 @@ pub struct Timing {
 impl Timing {
     /// Seconds of the whole model: those of the layers that were timed, by their share of the operations.
     pub fn whole_seconds(&self) -> f64 {
-        self.seconds * self.whole / self.operations.max(1.0)
+        self.seconds * (self.whole / self.operations).max(1.0)
     }
 
     /// Operations a second while it ran.
