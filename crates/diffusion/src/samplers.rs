@@ -10,6 +10,13 @@ pub trait Field {
     /// The velocity of each modality, each of the shape of its state.
     fn velocity(&mut self, x: &[Tensor], sigma: f64) -> Result<Vec<Tensor>>;
 
+    /// The noise level of part `part` of the state when the schedule is at `sigma`: a part may run ahead
+    /// of the others. Rises with `sigma`, from 0 to 1.
+    fn level(&self, part: usize, sigma: f64) -> f64 {
+        let _ = part;
+        sigma
+    }
+
     /// Puts what is given back into the state; called before every velocity and on the result.
     fn hold(&mut self, x: Vec<Tensor>) -> Result<Vec<Tensor>> {
         Ok(x)
@@ -27,8 +34,9 @@ pub fn euler(field: &mut impl Field, x: Vec<Tensor>, sigmas: &[f64]) -> Result<V
     let mut x = field.hold(x)?;
     for pair in sigmas.windows(2) {
         let velocity = field.velocity(&x, pair[0])?;
-        x = each(&x, &velocity, |x, v| {
-            x + v.affine(pair[1] - pair[0], 0.0)?
+        x = each(&x, &velocity, |part, x, v| {
+            let (from, to) = levels(field, part, pair);
+            x + v.affine(to - from, 0.0)?
         })?;
         x = field.hold(x)?;
     }
@@ -46,8 +54,8 @@ pub fn renoise(
     let mut x = field.hold(x)?;
     for pair in sigmas.windows(2) {
         let velocity = field.velocity(&x, pair[0])?;
-        x = each(&x, &velocity, |x, v| {
-            renoise_step(x, v, &noise(x)?, (pair[0], pair[1]))
+        x = each(&x, &velocity, |part, x, v| {
+            renoise_step(x, v, &noise(x)?, levels(field, part, pair))
         })?;
         x = field.hold(x)?;
     }
@@ -76,8 +84,8 @@ pub fn sde(
     let mut x = field.hold(x)?;
     for (i, pair) in sigmas.windows(2).enumerate() {
         let velocity = field.velocity(&x, pair[0])?;
-        x = each(&x, &velocity, |x, v| {
-            sde_step(x, v, &noise(x)?, (pair[0], pair[1]), theta(i))
+        x = each(&x, &velocity, |part, x, v| {
+            sde_step(x, v, &noise(x)?, levels(field, part, pair), theta(i))
         })?;
         x = field.hold(x)?;
     }
@@ -111,11 +119,16 @@ pub fn sde_theta(i: usize, num_steps: usize) -> f64 {
     f64::from(u8::from(fresh))
 }
 
-/// `f` over the modalities.
+/// The two levels of a step, for one part of the state.
+fn levels(field: &impl Field, part: usize, pair: &[f64]) -> (f64, f64) {
+    (field.level(part, pair[0]), field.level(part, pair[1]))
+}
+
+/// `f` over the modalities, with their numbers.
 pub(crate) fn each(
     x: &[Tensor],
     y: &[Tensor],
-    mut f: impl FnMut(&Tensor, &Tensor) -> Result<Tensor>,
+    mut f: impl FnMut(usize, &Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Vec<Tensor>> {
     if x.len() != y.len() {
         candle_core::bail!(
@@ -124,5 +137,7 @@ pub(crate) fn each(
             y.len()
         );
     }
-    x.iter().zip(y).map(|(x, y)| f(x, y)).collect()
+    (x.iter().zip(y).enumerate())
+        .map(|(part, (x, y))| f(part, x, y))
+        .collect()
 }

@@ -15,10 +15,12 @@ pub fn unipc(field: &mut impl Field, x: Vec<Tensor>, sigmas: &[f64]) -> Result<V
     let mut past: Vec<Prediction> = Vec::new();
     for i in 0..sigmas.len().saturating_sub(1) {
         let velocity = field.velocity(&x, sigmas[i])?;
-        let x0 = each(&x, &velocity, |x, v| x0_from_velocity(x, v, sigmas[i]))?;
+        let x0 = each(&x, &velocity, |part, x, v| {
+            x0_from_velocity(x, v, field.level(part, sigmas[i]))
+        })?;
         if let Some(last) = past.last() {
             let order = past.len().min(2);
-            x = correct(last, before(&past, order), &x0, sigmas[i])?;
+            x = correct(field, last, before(&past, order), (&x0, sigmas[i]))?;
         }
         past.push(Prediction {
             sigma: sigmas[i],
@@ -30,7 +32,8 @@ pub fn unipc(field: &mut impl Field, x: Vec<Tensor>, sigmas: &[f64]) -> Result<V
         }
         let order = past.len().min(sigmas.len() - 1 - i).min(2);
         let now = &past[past.len() - 1];
-        x = field.hold(predict(now, before(&past, order), sigmas[i + 1])?)?;
+        x = predict(field, now, before(&past, order), sigmas[i + 1])?;
+        x = field.hold(x)?;
     }
     Ok(x)
 }
@@ -79,13 +82,20 @@ fn lambda(sigma: f64) -> f64 {
 }
 
 /// UniP: from the last prediction to `to`, with the slope to the one before it if there is one.
-fn predict(now: &Prediction, before: Option<&Prediction>, to: f64) -> Result<Vec<Tensor>> {
-    let step = Step::new(now.sigma, to);
+fn predict(
+    field: &impl Field,
+    now: &Prediction,
+    before: Option<&Prediction>,
+    to: f64,
+) -> Result<Vec<Tensor>> {
     (0..now.x.len())
         .map(|m| {
+            let level = |sigma| field.level(m, sigma);
+            let step = Step::new(level(now.sigma), level(to));
             let mut slope = None;
             if let Some(before) = before {
-                let ratio = (lambda(before.sigma) - lambda(now.sigma)) / step.h;
+                let back = lambda(level(before.sigma)) - lambda(level(now.sigma));
+                let ratio = back / step.h;
                 slope = Some((&before.x0[m] - &now.x0[m])?.affine(0.5 / ratio, 0.0)?);
             }
             advance(&now.x[m], &now.x0[m], slope, &step)
@@ -95,19 +105,21 @@ fn predict(now: &Prediction, before: Option<&Prediction>, to: f64) -> Result<Vec
 
 /// UniC: the step that led to `to` again, now that `x0_here`, the data predicted there, is known.
 fn correct(
+    field: &impl Field,
     last: &Prediction,
     before: Option<&Prediction>,
-    x0_here: &[Tensor],
-    to: f64,
+    (x0_here, to): (&[Tensor], f64),
 ) -> Result<Vec<Tensor>> {
-    let step = Step::new(last.sigma, to);
     (0..x0_here.len())
         .map(|m| {
+            let level = |sigma| field.level(m, sigma);
+            let step = Step::new(level(last.sigma), level(to));
             let here = (&x0_here[m] - &last.x0[m])?;
             let slope = match before {
                 None => here.affine(0.5, 0.0)?,
                 Some(before) => {
-                    let ratio = (lambda(before.sigma) - lambda(last.sigma)) / step.h;
+                    let back = lambda(level(before.sigma)) - lambda(level(last.sigma));
+                    let ratio = back / step.h;
                     let (old, new) = corrector_weights(&step, ratio);
                     let earlier = (&before.x0[m] - &last.x0[m])?;
                     (earlier.affine(old / ratio, 0.0)? + here.affine(new, 0.0)?)?

@@ -1,7 +1,7 @@
 //! Samplers on data whose velocity is known exactly.
 
 use candle_core::{Device, Result, Tensor};
-use gallop_diffusion::{Field, euler, flow_sigmas, gaussian, renoise, sde, unipc};
+use gallop_diffusion::{Field, euler, flow_sigmas, gaussian, renoise, sde, shifted, unipc};
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
@@ -56,6 +56,43 @@ fn unipc_is_of_second_order() -> Result<()> {
     assert!((1.8..3.3).contains(&order), "{order}");
     let euler: Sampler = |x, s| gallop_diffusion::euler(&mut exact, x, s);
     assert!(coarse < error(euler, 64)? / 10.0);
+    Ok(())
+}
+
+/// Two parts, the second ahead of the first.
+struct Ahead;
+
+impl Field for Ahead {
+    fn velocity(&mut self, x: &[Tensor], sigma: f64) -> Result<Vec<Tensor>> {
+        let parts = x.iter().enumerate();
+        let velocity = parts.map(|(m, x)| exact(std::slice::from_ref(x), self.level(m, sigma)));
+        Ok(velocity.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    fn level(&self, part: usize, sigma: f64) -> f64 {
+        shifted(sigma, [1.0, 0.25][part])
+    }
+}
+
+#[test]
+fn a_part_may_run_ahead() -> Result<()> {
+    let sigmas = flow_sigmas(400, 1.0);
+    let start = Tensor::new(&[-1.3, 0.2, 2.1], &Device::Cpu)?;
+    let x = || vec![start.clone(), start.clone()];
+    let zeros = |like: &Tensor| like.zeros_like();
+    for (x, most) in [
+        (euler(&mut Ahead, x(), &sigmas)?, 1e-2),
+        (unipc(&mut Ahead, x(), &sigmas)?, 1e-4),
+        (sde(&mut Ahead, x(), &sigmas, |_| 0.0, zeros)?, 1e-2),
+    ] {
+        for (part, x) in x.iter().enumerate() {
+            let sigma = Ahead.level(part, sigmas[0]);
+            for (got, from) in x.to_vec1::<f64>()?.iter().zip(start.to_vec1::<f64>()?) {
+                let error = (got - solution(from, sigma)).abs();
+                assert!(error < most, "{part} {error}");
+            }
+        }
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use gallop_core::{Cancel, LatentShape, Progress};
-use gallop_diffusion::{Field, Guidance};
+use gallop_diffusion::{Field, Guidance, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
@@ -14,6 +14,8 @@ pub(crate) const CANCELLED: &str = "cancelled";
 pub(crate) struct Denoiser<'a> {
     pub dit: &'a Dit,
     pub guidance: Guidance,
+    /// Shift of the sound's noise level against the picture's.
+    pub audio_shift: f64,
     /// The clip under its prompt.
     pub cond: TokenSequence,
     /// The clip under its prompt and, beside it, without text.
@@ -93,6 +95,13 @@ impl Field for Denoiser<'_> {
             (Some(cond), None) => Ok(cond),
             (Some(cond), Some(uncond)) => self.guidance.apply(&cond, &uncond, sigma),
             (None, _) => candle_core::bail!("a clip without video tokens"),
+        }
+    }
+
+    fn level(&self, part: usize, sigma: f64) -> f64 {
+        match part {
+            0 => sigma,
+            _ => shifted(sigma, self.audio_shift),
         }
     }
 

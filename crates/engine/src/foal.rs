@@ -75,6 +75,15 @@ pub struct Sampling {
     pub guidance: f64,
     /// Shift of the sigma schedule.
     pub shift: f64,
+    /// Shift of the sound's noise level against the picture's: below 1 the sound is ahead, and the
+    /// picture is made to fit it.
+    #[serde(default = "together")]
+    pub audio_shift: f64,
+}
+
+/// Sound and picture at the same noise level.
+fn together() -> f64 {
+    1.0
 }
 
 /// A sampling algorithm of `gallop-diffusion`.

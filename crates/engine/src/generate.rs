@@ -106,6 +106,7 @@ fn sample(
     let mut denoiser = Denoiser {
         dit: &model.dit,
         guidance: Guidance::constant(request.guidance, x.len()),
+        audio_shift: model.info.sampling.audio_shift,
         cond,
         both,
         ids,

@@ -67,11 +67,22 @@ pub struct DitRecipe {
     /// alike, 1 in proportion to the pixels' mean squared change.
     #[serde(default)]
     pub importance: f64,
+    /// Shift of the sound's noise level against the picture's, as in sampling: below 1 the sound is
+    /// ahead.
+    #[serde(default = "together")]
+    pub audio_shift: f64,
+    /// The share of clips whose sound has a noise level of its own, even in (0, 1): what a picture does
+    /// at a sound is learned where one of them is clear and the other is not.
+    #[serde(default)]
+    pub apart: f64,
+    /// How much more tokens of the picture count that move, 0 for not at all: see [`crate::motion`].
+    #[serde(default)]
+    pub motion: f64,
     /// How often a clip is used.
     pub reuse: f64,
     /// Clips that a batch draws from.
     pub window: u64,
-    /// Weights to begin with, of the same size and tokenizer; random if missing.
+    /// Weights to begin with, of the same size, their `tokenizer.json` beside them; random if missing.
     pub start: Option<PathBuf>,
     /// Length, threads, intervals.
     pub run: RunRecipe,
@@ -111,6 +122,10 @@ pub struct Stage {
     pub views: Vec<DitView>,
 }
 
+fn together() -> f64 {
+    1.0
+}
+
 struct DitTask {
     source: Arc<Source>,
     dit: Dit,
@@ -130,7 +145,14 @@ pub fn train_dit(
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
     std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
-    let tokenizer = tokenizer(recipe)?;
+    let tokenizer = match &recipe.start {
+        Some(weights) => {
+            let path = weights.with_file_name("tokenizer.json");
+            let json = std::fs::read_to_string(&path).map_err(TrainError::file(&path))?;
+            TextTokenizer::from_json(&json)?
+        }
+        None => learn_tokenizer(recipe)?,
+    };
     let path = folder.join("tokenizer.json");
     std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;
     let size = recipe.model;
@@ -174,7 +196,7 @@ pub fn train_dit(
 }
 
 /// Learns the vocabulary from the captions that training will show.
-fn tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
+fn learn_tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
     let config = recipe.world.config(Split::Train);
     let mut texts = Vec::new();
     for i in 0..TOKENIZER_CLIPS {
@@ -307,7 +329,7 @@ impl DitTask {
             };
             let weight = match modality {
                 Modality::Audio => sequence.audio_weight(device)?,
-                _ => sequence.video_weight(device)?,
+                _ => (sequence.video_weight(device)? * &batch.motion)?,
             };
             let loss = match modality {
                 Modality::Video => {
@@ -347,7 +369,11 @@ fn by_sigma(
     let weight = weight.to_vec1::<f32>()?;
     let name = format!("{modality:?}").to_lowercase();
     let mut sums: BTreeMap<String, [f64; 2]> = BTreeMap::new();
-    for (i, sigma) in batch.sigmas.iter().enumerate() {
+    for (i, [video, audio]) in batch.sigmas.iter().enumerate() {
+        let sigma = match modality {
+            Modality::Audio => audio,
+            _ => video,
+        };
         let bucket = ((sigma * BUCKETS as f64) as usize).min(BUCKETS - 1);
         for row in batch.sequence.local_rows(i, modality) {
             for key in [name.clone(), format!("{name}_{bucket}")] {

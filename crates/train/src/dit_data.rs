@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, LatentShape, PixelSize};
-use gallop_diffusion::{add_noise, gaussian, velocity_target};
+use gallop_diffusion::{add_noise, gaussian, shifted, velocity_target};
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::DitConfig;
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{ClipOf, choose};
 use crate::dit::DitRecipe;
 use crate::error::Result;
+use crate::motion::{motion, moving};
 use crate::rng::{Purpose, stream};
 
 /// One shape of clips.
@@ -47,6 +48,8 @@ pub(crate) struct EncodedClip {
     pub video: Tensor,
     /// `[A, C]`; none for a picture.
     pub audio: Option<Tensor>,
+    /// How much each place moves, `[F, H, W, 1]`: see [`motion`].
+    pub motion: Tensor,
     pub captions: Vec<Caption>,
     pub frames: Vec<Frame>,
 }
@@ -72,7 +75,10 @@ pub struct DitBatch {
     pub(crate) audio: Option<Tensor>,
     pub(crate) audio_target: Option<Tensor>,
     pub(crate) ids: Option<Tensor>,
-    pub(crate) sigmas: Vec<f64>,
+    /// What video tokens count for moving, `[Lv]`.
+    pub(crate) motion: Tensor,
+    /// Noise levels of picture and sound, one pair a clip.
+    pub(crate) sigmas: Vec<[f64; 2]>,
 }
 
 /// One sample before packing.
@@ -82,6 +88,8 @@ struct Piece {
     /// Noisy latents and velocity, of video and of audio.
     video: [Tensor; 2],
     audio: Option<[Tensor; 2]>,
+    /// `[F, H, W, 1]`.
+    motion: Tensor,
 }
 
 /// Which clip: size, length, number.
@@ -109,11 +117,24 @@ impl Source {
             .map(|_| self.draw(view, index, &mut rng))
             .collect::<Result<Vec<_>>>()?;
         let mut noise = stream(self.recipe.run.seed, Purpose::Noise, index);
-        let sigmas = self.recipe.sigma.stratified(clips.len(), &mut noise);
+        let sigmas: Vec<[f64; 2]> = (self.recipe.sigma)
+            .stratified(clips.len(), &mut noise)
+            .into_iter()
+            .map(|sigma| self.levels(sigma, &mut noise))
+            .collect();
         let pieces = (clips.iter().zip(&sigmas))
             .map(|(clip, &sigma)| self.piece(clip, sigma, &mut noise))
             .collect::<Result<Vec<_>>>()?;
         self.pack(pieces, sigmas)
+    }
+
+    /// The noise levels of picture and sound, where that of the picture is `sigma`.
+    fn levels(&self, sigma: f64, rng: &mut Pcg64) -> [f64; 2] {
+        let apart = self.recipe.apart;
+        if apart > 0.0 && rng.random::<f64>() < apart {
+            return [sigma, rng.random()];
+        }
+        [sigma, shifted(sigma, self.recipe.audio_shift)]
     }
 
     fn view(&self, index: u64, rng: &mut Pcg64) -> Result<&DitView> {
@@ -168,8 +189,10 @@ impl Source {
         let clip = rendered.clip;
         self.pool.install(|| {
             let audio = clip.audio.as_ref().map(|audio| self.audio_ae.encode(audio));
+            let video = self.video_ae.encode(&clip.frames)?.detach();
             Ok(EncodedClip {
-                video: self.video_ae.encode(&clip.frames)?.detach(),
+                motion: motion(&video)?,
+                video,
                 audio: audio.transpose()?.map(|audio| audio.detach()),
                 captions: rendered.captions.into_iter().filter(known).collect(),
                 frames: clip.frames,
@@ -201,23 +224,23 @@ impl Source {
         }
     }
 
-    fn piece(&self, clip: &EncodedClip, sigma: f64, rng: &mut Pcg64) -> Result<Piece> {
+    fn piece(&self, clip: &EncodedClip, sigma: [f64; 2], rng: &mut Pcg64) -> Result<Piece> {
         let shape = clip.shape()?;
         let task = self.task(shape, rng);
         let ids = self.caption(clip, rng)?;
         self.noised(clip, task, ids, (sigma, rng))
     }
 
-    /// A clip at a noise level, its given latents as they are.
+    /// A clip at its two noise levels, its given latents as they are.
     fn noised(
         &self,
         clip: &EncodedClip,
         task: Task,
         ids: Vec<u32>,
-        (sigma, rng): (f64, &mut Pcg64),
+        (sigma, rng): ([f64; 2], &mut Pcg64),
     ) -> Result<Piece> {
         let spec = SampleSpec::new(task, clip.shape()?, ids.len());
-        let mut mix = |x0: &Tensor, given: &dyn Fn(usize) -> bool| -> Result<[Tensor; 2]> {
+        let mut mix = |x0: &Tensor, sigma, given: &dyn Fn(usize) -> bool| -> Result<[Tensor; 2]> {
             let noise = gaussian(rng, x0.shape(), x0.device())?;
             let noisy = add_noise(x0, &noise, sigma)?;
             let steps = (0..x0.dim(0)?)
@@ -225,9 +248,11 @@ impl Source {
                 .collect::<candle_core::Result<Vec<_>>>()?;
             Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
         };
-        let video = mix(&clip.video, &|t| spec.is_frame_given(t))?;
-        let audio = (clip.audio.as_ref()).map(|audio| mix(audio, &|t| spec.is_audio_given(t)));
+        let video = mix(&clip.video, sigma[0], &|t| spec.is_frame_given(t))?;
+        let audio = (clip.audio.as_ref())
+            .map(|audio| mix(audio, sigma[1], &|t| spec.is_audio_given(t)));
         Ok(Piece {
+            motion: moving(&clip.motion, self.recipe.motion, sigma[0])?,
             audio: audio.transpose()?,
             video,
             ids,
@@ -238,13 +263,15 @@ impl Source {
     /// Clips under their first caption at fixed noise levels, for validation.
     pub(crate) fn fixed(&self, clips: &[EncodedClip], sigmas: &[f64]) -> Result<DitBatch> {
         let mut rng = stream(self.recipe.run.seed, Purpose::Validation, u64::MAX);
-        let pieces = (clips.iter().zip(sigmas))
+        let levels = |sigma: &f64| [*sigma, shifted(*sigma, self.recipe.audio_shift)];
+        let sigmas: Vec<[f64; 2]> = sigmas.iter().take(clips.len()).map(levels).collect();
+        let pieces = (clips.iter().zip(&sigmas))
             .map(|(clip, &sigma)| {
                 let ids = self.prompt(clip)?;
                 self.noised(clip, Task::TextToClip, ids, (sigma, &mut rng))
             })
             .collect::<Result<Vec<_>>>()?;
-        self.pack(pieces, sigmas[..clips.len()].to_vec())
+        self.pack(pieces, sigmas)
     }
 
     /// The ids of a clip's first caption.
@@ -253,7 +280,7 @@ impl Source {
         Ok(self.tokenizer.encode(text)?)
     }
 
-    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<f64>) -> Result<DitBatch> {
+    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<[f64; 2]>) -> Result<DitBatch> {
         let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
         let sequence = TokenSequence::new(&self.config, &specs, &self.device)?;
         let video =
@@ -267,7 +294,13 @@ impl Source {
             .flat_map(|piece| &piece.ids)
             .copied()
             .collect();
+        let motion: Vec<Tensor> = pieces.iter().map(|piece| piece.motion.clone()).collect();
+        let motion = match sequence.video_targets(&motion)? {
+            Some(tokens) => tokens.mean(1)?,
+            None => Tensor::zeros(0, DType::F32, &self.device)?,
+        };
         Ok(DitBatch {
+            motion,
             video: sequence.video_tokens(&video(0))?,
             video_target: sequence.video_targets(&video(1))?,
             audio: sequence.pack(Modality::Audio, &audio(0))?,

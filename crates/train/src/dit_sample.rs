@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use gallop_core::Frame;
-use gallop_diffusion::{Guidance, euler, flow_sigmas, gaussian};
+use gallop_diffusion::{Field, Guidance, euler, flow_sigmas, gaussian, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
@@ -72,15 +72,42 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
     for audio in clips.iter().filter_map(|clip| clip.audio.as_ref()) {
         x.push(gaussian(&mut rng, audio.shape(), &source.device)?);
     }
-    let guidance = Guidance::constant(GUIDANCE, x.len());
-    let mut field = |x: &[Tensor], sigma: f64| {
-        let cond = velocity(dit, &cond, x, Some(&ids))?;
-        let uncond = velocity(dit, &uncond, x, None)?;
-        guidance.apply(&cond, &uncond, sigma)
+    let mut field = Clips {
+        dit,
+        cond: (cond, ids),
+        uncond,
+        guidance: Guidance::constant(GUIDANCE, x.len()),
+        audio_shift: source.recipe.audio_shift,
     };
     let mut x = euler(&mut field, x, &flow_sigmas(STEPS, SHIFT))?;
     x.truncate(clips.len());
     Ok(x)
+}
+
+/// Clips under their captions, with guidance; the state is all videos, then all sounds.
+struct Clips<'a> {
+    dit: &'a Dit,
+    cond: (TokenSequence, Tensor),
+    uncond: TokenSequence,
+    guidance: Guidance,
+    audio_shift: f64,
+}
+
+impl Field for Clips<'_> {
+    fn velocity(&mut self, x: &[Tensor], sigma: f64) -> candle_core::Result<Vec<Tensor>> {
+        let (sequence, ids) = &self.cond;
+        let cond = velocity(self.dit, sequence, x, Some(ids))?;
+        let uncond = velocity(self.dit, &self.uncond, x, None)?;
+        self.guidance.apply(&cond, &uncond, sigma)
+    }
+
+    fn level(&self, part: usize, sigma: f64) -> f64 {
+        if part < self.uncond.samples().len() {
+            sigma
+        } else {
+            shifted(sigma, self.audio_shift)
+        }
+    }
 }
 
 /// Velocities of all videos, then of all sounds.

@@ -15,6 +15,7 @@ mod error;
 mod export;
 mod font;
 mod importance;
+mod motion;
 mod loss;
 mod metrics;
 mod optimiser;
