@@ -75,7 +75,7 @@ pub struct DitRecipe {
     /// at a sound is learned where one of them is clear and the other is not.
     #[serde(default)]
     pub apart: f64,
-    /// How much more tokens of the picture count that move, 0 for not at all: see [`crate::motion`].
+    /// How much more tokens of the picture count that move, 0 for not at all: see `motion.rs`.
     #[serde(default)]
     pub motion: f64,
     /// How often a clip is used.

@@ -138,6 +138,27 @@ pub fn pixel_loss(
     })
 }
 
+/// How much the error of a clip changes from frame to frame: `mean |c| + mean c^2` of `c = d_t - d_(t - 1)`, where
+/// `d = predicted - target`, both `[B, T, ..]`, but for the first `skip` of T. None where fewer than two frames are
+/// left.
+///
+/// Pixels alone let a still picture step where one latent ends and the next begins; an eye sees that as flicker.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn change_loss(predicted: &Tensor, target: &Tensor, skip: usize) -> Result<Option<Tensor>> {
+    let frames = predicted.dim(1)? - skip;
+    if frames < 2 {
+        return Ok(None);
+    }
+    let error = (predicted - target)?;
+    let from = |t: usize| error.narrow(1, skip + t, frames - 1);
+    let change = (from(1)? - from(0)?)?;
+    let count = change.elem_count() as f64;
+    let mean = |x: Tensor| gallop_kernels::sum_in_parts(&x)? / count;
+    Ok(Some((mean(change.abs()?)? + mean(change.sqr()?)?)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +180,28 @@ mod tests {
             let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
             assert!((slope - f64::from(gradient[i])).abs() < 1e-4, "{i}");
         }
+    }
+
+    #[test]
+    fn an_error_that_stays_changes_nothing() -> Result<()> {
+        let cpu = &Device::Cpu;
+        // Two clips of four frames of one pixel; the first frame is skipped.
+        let target = Tensor::new(&[[9f32, 1.0, 2.0, 3.0], [9.0, 5.0, 5.0, 5.0]], cpu)?;
+        let target = target.reshape((2, 4, 1))?;
+        let off = Var::from_tensor(&(&target + 0.5)?)?;
+        let loss = |x: &Tensor| change_loss(x, &target, 1).map(|loss| loss.expect("three frames"));
+        assert_eq!(loss(&off)?.to_scalar::<f32>()?, 0.0);
+        let step = Tensor::new(&[[0f32, 0.0, 0.0, 2.0], [0.0; 4]], cpu)?.reshape((2, 4, 1))?;
+        let off = Var::from_tensor(&(&target + step)?)?;
+        let value = loss(&off)?;
+        // One change of 2 among four pairs.
+        assert_eq!(value.to_scalar::<f32>()?, 0.5 + 1.0);
+        let grads = value.backward()?;
+        let grad = grads.get(&off).expect("a variable").flatten_all()?;
+        let want = [0.0, 0.0, -1.25, 1.25, 0.0, 0.0, 0.0, 0.0];
+        assert_eq!(grad.to_vec1::<f32>()?, want);
+        assert!(change_loss(&off, &target, 3)?.is_none());
+        Ok(())
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{ClipOf, View, WorldRecipe, choose, cut};
 use crate::error::{Result, TrainError};
 use crate::export::{export, start_from};
-use crate::loss::{latent_noise, pixel_loss};
+use crate::loss::{change_loss, latent_noise, pixel_loss};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
 use crate::photos::Photos;
@@ -87,6 +87,9 @@ pub struct VideoLoss {
     pub absolute: f32,
     /// Weight of the mean squared difference.
     pub squared: f32,
+    /// Weight of what the error changes from one frame to the next; 0 does not look.
+    #[serde(default)]
+    pub change: f64,
     /// Highest standard deviation of the noise added to latents; each clip draws one below it.
     pub latent_noise: f64,
     /// Weight of the latents' mean square, which keeps them from their bounds.
@@ -259,6 +262,12 @@ impl Task for VideoTask {
         // The first group of a clip stands for one frame, which is its last.
         let judged = [loss.absolute, loss.squared];
         let errors = pixel_loss(&predicted, &target, GROUP - 1, judged)?;
+        let mut total = errors.total;
+        if loss.change > 0.0
+            && let Some(change) = change_loss(&predicted, &target, GROUP - 1)?
+        {
+            total = (total + (change * loss.change)?)?;
+        }
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
@@ -267,7 +276,7 @@ impl Task for VideoTask {
                 ("psnr", 10.0 * (PEAK / errors.mse).log10()),
                 ("latent_rms", spread),
             ]),
-            total: (errors.total + (size * loss.latent_size)?)?,
+            total: (total + (size * loss.latent_size)?)?,
             operations: 0.0,
         })
     }

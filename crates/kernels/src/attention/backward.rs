@@ -12,7 +12,7 @@ use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
 use crate::simd::vectorised;
 
-/// Keys of a tile: a multiple of the left panels of all kernels (12 and 32).
+/// Keys of a tile: a multiple of every kernel's grain (6, 32 and 96), as are the keys of a task.
 const KEYS: usize = 192;
 /// Queries of a tile, which start at multiples of it; within it at multiples of `ALIGN`.
 const QUERIES: usize = 128;
@@ -257,14 +257,18 @@ impl Call<'_> {
             ds: self.kernel.left(),
             turned: self.kernel.right(),
         };
-        for first in keys.clone().step_by(KEYS) {
-            let tile = first..(first + KEYS).min(keys.end);
-            let rows = (first - keys.start) * e.head..(tile.end - keys.start) * e.head;
-            for block in &self.given.plan.blocks {
-                for (i, range) in block.k.iter().enumerate() {
-                    let causal = block.causal && i + 1 == block.k.len();
+        for block in &self.given.plan.blocks {
+            for (i, range) in block.k.iter().enumerate() {
+                let causal = block.causal && i + 1 == block.k.len();
+                // Only the keys in the range, as near as blocks can start.
+                let grain = self.kernel.grain();
+                let first = range.start.max(keys.start) / grain * grain;
+                let end = range.end.min(keys.end);
+                for first in (first..end).step_by(KEYS) {
+                    let tile = first..(first + KEYS).min(end);
+                    let rows = (first - keys.start) * e.head..(tile.end - keys.start) * e.head;
                     self.keys_tile(
-                        (&mut scratch, &mut found, rows.clone()),
+                        (&mut scratch, &mut found, rows),
                         (head, &tile),
                         (block, range, causal),
                     );
@@ -281,10 +285,10 @@ impl Call<'_> {
         (head, keys): (usize, &Range<usize>),
         (block, range, causal): (&AttentionBlock, &Range<usize>, bool),
     ) {
-        let first = keys.start.max(range.start);
-        if first >= keys.end.min(range.end) || block.q.is_empty() {
+        if block.q.is_empty() || range.is_empty() {
             return;
         }
+        let first = keys.start.max(range.start);
         let start = match causal {
             true => block.q.start + first - range.start,
             false => block.q.start,

@@ -3,6 +3,7 @@
 use super::Precision;
 use super::dense;
 use super::packed::{Block, Packed};
+use super::panels::LINE;
 use crate::isa::{Isa, isa};
 
 /// The way of multiplying, fixed for the time of one operation.
@@ -83,6 +84,16 @@ impl Kernel {
         Packed::new(self, Side::Right)
     }
 
+    /// What a block's first item must be a multiple of where the operand is on the left, and its first depth.
+    pub(crate) fn grain(self) -> usize {
+        let engine = self.engine();
+        let panel = engine.panel(Side::Left);
+        match engine.packs_panels() {
+            true => panel * LINE / gcd(panel, LINE),
+            false => panel,
+        }
+    }
+
     pub(crate) fn precision(self) -> Precision {
         self.precision
     }
@@ -151,6 +162,10 @@ impl Kernel {
             }
         }
     }
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 /// What a block of the product is added to.

@@ -305,11 +305,12 @@ pub(crate) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// `item` must be a multiple of the engine's panel, `depth` of `LINE`.
+    /// `item` must be a multiple of the engine's panel; `depth` of `LINE`, where panels are of bf16.
     pub fn new(packed: &'a Packed, item: usize, depth: usize) -> Self {
         debug_assert!(item <= packed.len && depth <= packed.depth);
         debug_assert!(
-            item.is_multiple_of(packed.engine.panel(packed.side)) && depth.is_multiple_of(LINE)
+            item.is_multiple_of(packed.engine.panel(packed.side))
+                && (depth.is_multiple_of(LINE) || !packed.engine.packs_panels())
         );
         Self {
             packed,
