@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::avx2::{LEFT, RIGHT, VECTOR};
 use super::dense::round_to_bf16;
-use super::source::{Depth, Operand};
+use super::source::{Cursor, Depth, Operand, Source};
 
 /// 16 numbers: what the kernel reads of a right panel at once.
 #[derive(Clone, Copy, Debug)]
@@ -83,15 +83,17 @@ impl Fill<'_> {
             .zip(self.out.chunks_exact_mut(P * depth))
         {
             let count = P.min(self.items.end - first);
-            for to in self.scratch.chunks_exact_mut(depth).take(count) {
-                source.copy_row(&row, self.depth.clone(), to);
+            let mut rows: [&[f32]; P] = [&[]; P];
+            let room = self.scratch.chunks_exact_mut(depth).take(count);
+            for (numbers, room) in rows.iter_mut().zip(room) {
+                *numbers = numbers_of(source, &row, self.depth.clone(), room);
                 source.step(&mut row);
             }
-            if self.round {
-                round_to_bf16(&mut self.scratch[..count * depth]);
-            }
+            // Beyond the last item anything may stand.
+            let last = rows[count - 1];
+            rows[count..].fill(last);
             // SAFETY: the features are enabled here.
-            unsafe { interleave::<P>(self.scratch, panel) };
+            unsafe { interleave::<P>(rows, panel, self.round) };
         }
     }
 
@@ -107,32 +109,99 @@ impl Fill<'_> {
             let out = &mut self.out[i * width * depth..][..panels * P * depth];
             let mut row = source.at(self.depth.start);
             for k in 0..depth {
-                source.copy_row(&row, cols.clone(), &mut self.scratch[..cols.len()]);
+                let room = &mut self.scratch[..cols.len()];
+                let numbers = numbers_of(source, &row, cols.clone(), room);
                 source.step(&mut row);
-                let numbers = &mut self.scratch[..panels * P];
-                if self.round {
-                    round_to_bf16(numbers);
+                let (whole, rest) = numbers.as_chunks::<P>();
+                for (p, part) in whole.iter().enumerate() {
+                    let to = &mut out[(p * depth + k) * P..][..P];
+                    copy::<P>(part, to.first_chunk_mut().expect("P numbers"), self.round);
                 }
-                for (p, part) in numbers.as_chunks::<P>().0.iter().enumerate() {
-                    out[(p * depth + k) * P..][..P].copy_from_slice(part);
+                if !rest.is_empty() {
+                    let to = &mut out[(whole.len() * depth + k) * P..][..rest.len()];
+                    to.copy_from_slice(rest);
+                    if self.round {
+                        round_to_bf16(to);
+                    }
                 }
             }
         }
     }
 }
 
-/// `P` rows to one column each.
+/// `cols` of one row: where they lie, or copied to `room`.
+#[inline]
+fn numbers_of<'a>(
+    source: &Source<'a>,
+    row: &Cursor,
+    cols: Range<usize>,
+    room: &'a mut [f32],
+) -> &'a [f32] {
+    match source.slice(row, cols.clone()) {
+        Some(numbers) => numbers,
+        None => {
+            source.copy_row(row, cols, room);
+            room
+        }
+    }
+}
+
+/// Numbers rounded to bf16, if wanted.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn rounded(x: __m256, round: bool) -> __m256 {
+    if !round {
+        return x;
+    }
+    let bits = _mm256_castps_si256(x);
+    let odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+    // What is not a number stays so.
+    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+    let odd_one = _mm256_cmp_ps::<_CMP_UNORD_Q>(x, x);
+    let nearest = _mm256_castsi256_ps(_mm256_add_epi32(bits, half));
+    let chosen = _mm256_blendv_ps(nearest, _mm256_castsi256_ps(quiet), odd_one);
+    let upper = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+    _mm256_and_ps(chosen, upper)
+}
+
+/// `P` numbers, 6 or 16.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn interleave<const P: usize>(rows: &[f32], panel: &mut [f32]) {
-    let depth = rows.len() / P;
+fn copy<const P: usize>(from: &[f32; P], to: &mut [f32; P], round: bool) {
+    const { assert!(P == LEFT || P == RIGHT) };
+    let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+    // SAFETY: both hold P numbers: four and two, or twice eight.
+    unsafe {
+        if P == LEFT {
+            let four = _mm256_castps128_ps256(_mm_loadu_ps(from));
+            let two = _mm_castsi128_ps(_mm_loadl_epi64(from.add(4).cast()));
+            let six = rounded(_mm256_insertf128_ps::<1>(four, two), round);
+            _mm_storeu_ps(to, _mm256_castps256_ps128(six));
+            let two = _mm_castps_si128(_mm256_extractf128_ps::<1>(six));
+            _mm_storel_epi64(to.add(4).cast(), two);
+        } else {
+            for v in [0, VECTOR] {
+                let eight = rounded(_mm256_loadu_ps(from.add(v)), round);
+                _mm256_storeu_ps(to.add(v), eight);
+            }
+        }
+    }
+}
+
+/// `P` rows, all as long as the panel is deep, to one column each.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn interleave<const P: usize>(rows: [&[f32]; P], panel: &mut [f32], round: bool) {
+    let depth = panel.len() / P;
+    let rows = rows.map(|row| &row[..depth]);
     let whole = depth / VECTOR * VECTOR;
     for k in (0..whole).step_by(VECTOR) {
         for group in (0..P).step_by(VECTOR) {
             let count = VECTOR.min(P - group);
             let load = |i: usize| {
-                let from = &rows[(group + i.min(count - 1)) * depth + k..][..VECTOR];
+                let from = &rows[group + i.min(count - 1)][k..][..VECTOR];
                 // SAFETY: the slice has eight numbers.
-                unsafe { _mm256_loadu_ps(from.as_ptr()) }
+                rounded(unsafe { _mm256_loadu_ps(from.as_ptr()) }, round)
             };
             for (i, column) in transpose(std::array::from_fn(load)).into_iter().enumerate() {
                 let to = &mut panel[(k + i) * P + group..];
@@ -151,9 +220,12 @@ unsafe fn interleave<const P: usize>(rows: &[f32], panel: &mut [f32]) {
         }
     }
     for k in whole..depth {
-        for i in 0..P {
-            panel[k * P + i] = rows[i * depth + k];
+        for (i, row) in rows.iter().enumerate() {
+            panel[k * P + i] = row[k];
         }
+    }
+    if round {
+        round_to_bf16(&mut panel[whole * P..]);
     }
 }
 

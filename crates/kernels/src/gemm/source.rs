@@ -156,6 +156,20 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// `cols` of one row, where they lie side by side in single precision.
+    #[inline]
+    pub fn slice(&self, row: &Cursor, cols: Range<usize>) -> Option<&'a [f32]> {
+        let Data::F32(data) = self.data else {
+            return None;
+        };
+        let start = match self.rows {
+            Rows::Strided { start, stride } => start + row.row * stride,
+            Rows::Listed { list, stride } => list[row.row] as usize * stride,
+            Rows::Windows { .. } => return None,
+        };
+        Some(&data[start + cols.start..start + cols.end])
+    }
+
     /// Copies `cols` of one row into `out`, as f32.
     #[inline]
     pub fn copy_row(&self, row: &Cursor, cols: Range<usize>, out: &mut [f32]) {
