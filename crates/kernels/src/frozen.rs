@@ -2,6 +2,7 @@
 
 use candle_core::{Result, bail};
 use half::bf16;
+use rayon::prelude::*;
 
 use crate::gemm::few_bits::{BLOCK, FewBits, Form};
 use crate::gemm::source::Data;
@@ -41,9 +42,9 @@ pub enum Numbers<'a> {
 /// A matrix that is not trained, for [`crate::linear_frozen`].
 #[derive(Clone, Copy, Debug)]
 pub struct Frozen<'a> {
-    data: Data<'a>,
-    rows: usize,
-    columns: usize,
+    pub(crate) data: Data<'a>,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
 }
 
 impl<'a> Frozen<'a> {
@@ -122,7 +123,18 @@ impl<'a> Frozen<'a> {
         }
     }
 
-    pub(crate) fn data(&self) -> Data<'a> {
-        self.data
+    /// All numbers in bf16, row after row, by all threads.
+    pub fn to_bf16(&self) -> Vec<bf16> {
+        let mut out = vec![bf16::ZERO; self.rows * self.columns];
+        let rows = out.par_chunks_mut(self.columns.max(1)).enumerate();
+        rows.for_each_init(
+            || vec![0.0; self.columns],
+            |row, (i, out)| {
+                self.copy_row(i, row);
+                let pairs = out.iter_mut().zip(row.iter());
+                pairs.for_each(|(to, from)| *to = bf16::from_f32(*from));
+            },
+        );
+        out
     }
 }

@@ -84,7 +84,7 @@ pub fn linear_frozen(
         precision,
     };
     let e = op.extents(&[rows, input], &[stacked]);
-    let y = with_floats(x, |x| Ok(op.forward(x, w.data(), None, e)))?;
+    let y = with_floats(x, |x| Ok(op.forward(x, w.data, None, e)))?;
     Tensor::from_vec(y, (rows, e.output), x.device())
 }
 

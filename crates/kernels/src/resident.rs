@@ -3,8 +3,6 @@
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp2, Device, Layout, Result, Shape, Tensor, WithDType, bail};
-use half::bf16;
-use rayon::prelude::*;
 
 use crate::frozen::Frozen;
 use crate::gemm::Precision;
@@ -73,7 +71,7 @@ impl Resident {
     /// When the device has no room for it.
     pub fn new(matrix: &Frozen, device: &Device) -> Result<Self> {
         let (rows, columns) = matrix.dims();
-        let numbers = match matrix.data() {
+        let numbers = match matrix.data {
             Data::F32(numbers) => Held::Whole(put(numbers, (rows, columns), device)?),
             Data::Bf16(numbers) => Held::Whole(put(numbers, (rows, columns), device)?),
             Data::Few(few) => Held::Few(Few::new(few, rows, device)?),
@@ -186,17 +184,12 @@ impl CustomOp2 for Expand {
             bytes: &bytes[start..end],
             columns,
         };
-        let mut out = vec![bf16::ZERO; rows * columns];
-        out.par_chunks_mut(columns.max(1))
-            .enumerate()
-            .for_each_init(
-                || vec![0.0; columns],
-                |row, (i, out)| {
-                    few.expand(i * columns, row);
-                    (out.iter_mut().zip(row.iter())).for_each(|(to, x)| *to = bf16::from_f32(*x));
-                },
-            );
-        Ok((CpuStorage::BF16(out), (rows, columns).into()))
+        let matrix = Frozen {
+            data: Data::Few(few),
+            rows,
+            columns,
+        };
+        Ok((CpuStorage::BF16(matrix.to_bf16()), (rows, columns).into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -219,6 +212,7 @@ mod tests {
     use crate::frozen::Numbers;
     use crate::linear::linear_frozen;
     use candle_core::DType;
+    use half::bf16;
 
     fn bytes(count: usize) -> Vec<u8> {
         // Every byte but the two that are no numbers of 8 bits.

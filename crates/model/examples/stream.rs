@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use gallop_core::LatentShape;
 use gallop_kernels::gemm::describe;
 use gallop_model::Weights;
-use gallop_model::dit::{Batch, Dit, DitConfig, Form, MemoryPlan, MemoryRequest, Text};
+use gallop_model::dit::{Batch, Dit, Form, MemoryPlan, MemoryRequest, Text, Work};
 use gallop_model::memory::{peak, readable};
 use gallop_model::public::{Part, PublicModel};
 use gallop_model::quant::Quant;
@@ -71,7 +71,7 @@ fn main() -> Result<(), Failure> {
     let plan = MemoryPlan::new(&config, &weights, request)?;
     println!("{plan}");
     let dit = Dit::planned(&config, &weights, &plan)?;
-    let work = work(&config, &sequence);
+    let work = Work::new(&config, &sequence).operations();
     println!(
         "{} tokens, {:.2} TFLOP a step, {}",
         sequence.len(),
@@ -108,19 +108,6 @@ fn processor_seconds() -> f64 {
         .filter_map(|ticks| ticks.parse::<f64>().ok())
         .sum::<f64>()
         / 100.0
-}
-
-/// Floating-point operations of a step: matrices, and attention of all tokens to all.
-fn work(config: &DitConfig, sequence: &TokenSequence) -> f64 {
-    let tokens = sequence.len() as f64;
-    let mut sum = 0.0;
-    for layer in &config.layers {
-        let heads = config.num_heads_q * config.head_dim;
-        let rows =
-            config.qkv_rows() + heads + config.mlp_rows(layer.mlp) + config.mlp_hidden(layer.mlp);
-        sum += 2.0 * tokens * (rows * config.width) as f64 + 4.0 * tokens * tokens * heads as f64;
-    }
-    sum
 }
 
 /// `18GiB`, `500MiB`, or bytes.

@@ -37,6 +37,8 @@ fn recipes_can_be_read() {
         recipe::<AudioAeRecipe>(&format!("{name}-audio-ae"));
         recipe::<DitRecipe>(&format!("{name}-dit"));
     }
+    recipe::<DitRecipe>("foal-dit-sync");
+    recipe::<VideoAeRecipe>("foal-video-decoder");
 }
 
 #[test]

@@ -6,9 +6,10 @@ use candle_core::{DType, Device, Tensor};
 use gallop_core::{LatentShape, UserError};
 use gallop_kernels::{Precision, Segments, linear};
 use gallop_model::ModelError;
-use gallop_model::dit::{AttentionKind, DitConfig, MemoryPlan};
+use gallop_model::dit::{MemoryPlan, Work};
 use gallop_model::memory::{give_back, in_use};
-use gallop_model::public::{Part, PartState, PublicModel, Work, wan_vae::SPACE_STRIDE};
+use gallop_model::public::{Part, PartState, PublicModel, StageWork, wan_vae::SPACE_STRIDE};
+use gallop_model::tokens::{SampleSpec, TokenSequence};
 
 use super::field::longest;
 use super::pipeline::of_part;
@@ -204,12 +205,15 @@ impl Run {
             asked.texts[0],
         ];
         let passes = self.steps * if self.guided { 2 } else { 1 };
+        let sample = SampleSpec::public(shape, asked.texts[0]);
+        let sequence = TokenSequence::new(&config, &[sample], &Device::Cpu)?;
+        let operations = Work::new(&config, &sequence).operations();
         Ok(Some(StageEstimate {
             name: self.name,
             part,
             tokens: Some(tokens),
             passes,
-            operations: forward_operations(&config, tokens, shape) * passes as f64,
+            operations: operations * passes as f64,
             weights: memory.weight_bytes(),
             activations: memory.activation_bytes(),
             memory: Some(memory),
@@ -228,28 +232,28 @@ fn before<'a>(
     plan: &PublicPlan,
     asked: &Asked,
     texts: &'a [usize],
-) -> Vec<(&'static str, Work<'a>)> {
-    let mut stages = vec![("encode text", Work::Texts(texts))];
+) -> Vec<(&'static str, StageWork<'a>)> {
+    let mut stages = vec![("encode text", StageWork::Texts(texts))];
     if asked.picture {
         let largest = plan.refined.unwrap_or(plan.latents);
-        stages.push(("encode picture", Work::EncodePicture(pixels(largest))));
+        stages.push(("encode picture", StageWork::EncodePicture(pixels(largest))));
     }
     if asked.sound {
-        stages.push(("encode sound", Work::EncodeSound(plan.latents.audio)));
+        stages.push(("encode sound", StageWork::EncodeSound(plan.latents.audio)));
     }
     stages
 }
 
 /// The stages after it.
-fn after(plan: &PublicPlan) -> Vec<(&'static str, Work<'static>)> {
+fn after(plan: &PublicPlan) -> Vec<(&'static str, StageWork<'static>)> {
     let grid = plan.refined.unwrap_or(plan.latents);
     let mut stages = Vec::new();
     if plan.request.audio {
-        stages.push(("decode sound", Work::DecodeSound(grid.audio)));
+        stages.push(("decode sound", StageWork::DecodeSound(grid.audio)));
     }
     let pictures = match plan.request.decoder {
-        Decoder::Fast => Work::FastDecode(grid.height, grid.width),
-        Decoder::Exact => Work::ExactDecode(pixels(grid)),
+        Decoder::Fast => StageWork::FastDecode(grid.height, grid.width),
+        Decoder::Exact => StageWork::ExactDecode(pixels(grid)),
     };
     stages.push(("decode", pictures));
     stages
@@ -263,12 +267,12 @@ fn pixels(grid: LatentShape) -> usize {
 fn stage(
     model: &PublicModel,
     name: &'static str,
-    work: Work,
+    work: StageWork,
     text: usize,
 ) -> Result<StageEstimate> {
     let (part, bytes) = (work.part(), model.stage_bytes(work)?);
     let (tokens, operations) = match work {
-        Work::Texts(texts) => {
+        StageWork::Texts(texts) => {
             let all = texts.iter().sum::<usize>() as f64;
             (Some([0, 0, text]), 2.0 * parameters(model, part) * all)
         }
@@ -284,27 +288,6 @@ fn stage(
         activations: bytes.activations,
         memory: None,
     })
-}
-
-/// Operations of one run of a transformer.
-fn forward_operations(config: &DitConfig, tokens: [usize; 3], shape: LatentShape) -> f64 {
-    let all: usize = tokens.iter().sum();
-    let [video, others] = [tokens[0], tokens[1] + tokens[2]];
-    let attended = config.num_heads_q * config.head_dim;
-    let layer = |layer: &gallop_model::dit::LayerKind| {
-        let mlp = config.mlp_rows(layer.mlp) + config.mlp_hidden(layer.mlp);
-        let weights = config.width * (config.qkv_rows() + attended + mlp);
-        let pairs = match layer.attention {
-            AttentionKind::Full => all * all,
-            AttentionKind::Local => {
-                let seen = (2 * config.local_frames + 1).min(shape.frames);
-                let frame = video / shape.frames.max(1);
-                video * (seen * frame + others) + others * all
-            }
-        };
-        2.0 * (all * weights) as f64 + 4.0 * (pairs * attended) as f64
-    };
-    config.layers.iter().map(layer).sum()
 }
 
 /// Parameters of a part, 0 where it is not there.
@@ -338,30 +321,4 @@ pub fn operations_per_second(device: &Device) -> Result<f64> {
     }
     let operations = 2.0 * (size as f64).powi(3) * f64::from(runs);
     Ok(operations / start.elapsed().as_secs_f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn operations_grow_with_parameters_and_pairs() {
-        let config = DitConfig::horse_15b();
-        let shape = LatentShape {
-            frames: 32,
-            height: 16,
-            width: 28,
-            audio: 126,
-        };
-        let tokens = [32 * 8 * 14, 126, 200];
-        let all = tokens.iter().sum::<usize>() as f64;
-        let got = forward_operations(&config, tokens, shape);
-        // The weights a token meets: a third of the outer layers', and all of the others'.
-        let met = 10.8e9..11.0e9;
-        let attention = 4.0 * all * all * 5120.0 * 40.0;
-        let weights = (got - attention) / all / 2.0;
-        assert!(met.contains(&weights), "{weights:e}");
-        let local = forward_operations(&DitConfig::horse_15b_1080p(), tokens, shape);
-        assert!(local < got);
-    }
 }

@@ -120,26 +120,21 @@ impl Packed {
     /// Packs part of an operand on this thread.
     pub(crate) fn pack(&mut self, operand: &Operand, items: Range<usize>, depth: Range<usize>) {
         (self.len, self.depth) = (items.len(), depth.len());
-        #[cfg(target_arch = "x86_64")]
-        if self.engine == Engine::Avx2 {
-            return self.floats(operand, items, depth);
+        match self.engine {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => self.floats(operand, items, depth),
+            engine if engine.packs_panels() => self.panels(operand, items, depth),
+            _ => self.dense_part(operand, items, depth, false),
         }
-        if self.engine.packs_panels() {
-            let panels = self.layout();
-            self.make_room(panels);
-            // SAFETY: these engines are only chosen where AVX-512 BF16 is supported.
-            unsafe {
-                panels::fill(
-                    operand,
-                    (items, depth),
-                    panels,
-                    &mut self.lines,
-                    &mut self.scratch,
-                )
-            };
-        } else {
-            self.dense_part(operand, items, depth, false);
-        }
+    }
+
+    /// Panels of bf16, on this thread.
+    fn panels(&mut self, operand: &Operand, items: Range<usize>, depth: Range<usize>) {
+        let panels = self.layout();
+        self.make_room(panels);
+        let (lines, scratch) = (&mut self.lines, &mut self.scratch);
+        // SAFETY: these engines are only chosen where AVX-512 BF16 is supported.
+        unsafe { panels::fill(operand, (items, depth), panels, lines, scratch) };
     }
 
     fn layout(&self) -> Panels {

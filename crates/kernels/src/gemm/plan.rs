@@ -6,8 +6,16 @@ use super::kernel::{Engine, Side};
 
 /// Fewer multiplications than this are done without waking other threads.
 pub const SERIAL: usize = 1 << 18;
-/// Depth of a block.
+/// Depth of a block, elsewhere and at the most.
 pub const DEPTH: usize = 2048;
+/// Depth of a block beside a right side that is packed as a whole. Numbers of four bytes fill the cache sooner: less deep,
+/// a left block has more rows, and the right side passes less often.
+fn depth(engine: Engine) -> usize {
+    match engine {
+        Engine::Avx2 => 768,
+        _ => DEPTH,
+    }
+}
 /// Bytes of a left block: it stays in the second-level cache while the right side passes. Processors with AMX have
 /// 2 MiB of that, the others 1 MiB or less; and tiles take the right side from further away so fast that it must
 /// pass less often.
@@ -59,11 +67,12 @@ impl Plan {
         let right_is_whole = whole_right || right == Right::Packed;
         let tasks = TASKS * rayon::current_num_threads();
         let (side, depth) = if right_is_whole {
-            let fits = left_bytes(engine) / (bytes * k.clamp(1, DEPTH));
+            let deep = depth(engine);
+            let fits = left_bytes(engine) / (bytes * k.clamp(1, deep));
             (
                 fits.clamp(FEW_ROWS, 8 * FEW_ROWS)
                     .min(m.div_ceil(tasks).max(FEW_ROWS)),
-                DEPTH,
+                deep,
             )
         } else {
             (m.clamp(1, 1024), DEPTH / 2)

@@ -16,7 +16,7 @@ use crate::error::ModelError;
 
 /// The work of a stage around the transformer.
 #[derive(Clone, Copy, Debug)]
-pub enum Work<'a> {
+pub enum StageWork<'a> {
     /// Texts of so many tokens are encoded.
     Texts(&'a [usize]),
     /// One picture of so many pixels is encoded.
@@ -31,7 +31,7 @@ pub enum Work<'a> {
     ExactDecode(usize),
 }
 
-impl Work<'_> {
+impl StageWork<'_> {
     /// The part that does it.
     pub fn part(&self) -> Part {
         match self {
@@ -84,7 +84,7 @@ impl PublicModel {
     ///
     /// # Errors
     /// When a file is missing, or not what it should be.
-    pub fn stage_bytes(&self, work: Work) -> Result<StageBytes> {
+    pub fn stage_bytes(&self, work: StageWork) -> Result<StageBytes> {
         let half = |specs: Vec<TensorSpec>, half: &str| -> u64 {
             let of_half: Vec<TensorSpec> = specs
                 .into_iter()
@@ -93,7 +93,7 @@ impl PublicModel {
             parameters(&of_half)
         };
         Ok(match work {
-            Work::Texts(tokens) => {
+            StageWork::Texts(tokens) => {
                 let (config, files) = self.text_files()?;
                 let matrix = "layers.0.mlp.up_proj.weight";
                 let name = files.names().into_iter().find(|n| n.ends_with(matrix));
@@ -107,28 +107,28 @@ impl PublicModel {
                 });
                 memory::text_encoder(&config, tokens, stored)
             }
-            Work::EncodePicture(pixels) | Work::ExactDecode(pixels) => {
+            StageWork::EncodePicture(pixels) | StageWork::ExactDecode(pixels) => {
                 let file = self.pickle(Part::VideoAutoencoder, VIDEO_WEIGHTS)?;
                 let widths = VideoWidths::of(&file)?;
                 let specs = video_autoencoder(widths);
                 match work {
-                    Work::EncodePicture(_) => {
+                    StageWork::EncodePicture(_) => {
                         memory::video_encoder(widths, pixels, half(specs, "encoder."))
                     }
                     _ => memory::video_decoder(widths, pixels, half(specs, "decoder.")),
                 }
             }
-            Work::EncodeSound(latents) => {
+            StageWork::EncodeSound(latents) => {
                 let config = self.audio()?.0;
                 let weights = half(audio_autoencoder(&config), "encoder.");
                 memory::audio_encoder(&config, latents, weights)
             }
-            Work::DecodeSound(latents) => {
+            StageWork::DecodeSound(latents) => {
                 let config = self.audio()?.0;
                 let weights = half(audio_autoencoder(&config), "decoder.");
                 memory::audio_decoder(&config, latents, weights)
             }
-            Work::FastDecode(h, w) => {
+            StageWork::FastDecode(h, w) => {
                 let config = self.fast()?.0;
                 let weights = parameters(&fast_decoder(&config));
                 memory::fast_decoder(&config, (h, w), weights)

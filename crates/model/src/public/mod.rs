@@ -19,7 +19,7 @@ pub mod t5gemma;
 pub mod turbo_vaed;
 pub mod wan_vae;
 
-pub use check::Work;
+pub use check::StageWork;
 pub use error::{PublicError, Result};
 pub use folder::{Inventory, Part, PartState, PublicModel};
 pub use init::{RandomModel, RandomPart, write_random_part};

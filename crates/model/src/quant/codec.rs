@@ -188,20 +188,11 @@ impl Quantized {
 
 /// A matrix `[rows, columns]` in bfloat16.
 pub(crate) fn expand(matrix: &Frozen) -> Result<Tensor> {
-    let (rows, columns) = matrix.dims();
-    let mut out = vec![bf16::ZERO; rows * columns];
-    out.par_chunks_mut(columns.max(1))
-        .enumerate()
-        .for_each_init(
-            || vec![0.0; columns],
-            |row, (i, out)| {
-                matrix.copy_row(i, row);
-                out.iter_mut()
-                    .zip(row.iter())
-                    .for_each(|(to, from)| *to = bf16::from_f32(*from));
-            },
-        );
-    Ok(Tensor::from_vec(out, (rows, columns), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        matrix.to_bf16(),
+        matrix.dims(),
+        &Device::Cpu,
+    )?)
 }
 
 /// A scale by which the greatest magnitude becomes `limit`; 1 for zeros.
