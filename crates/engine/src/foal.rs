@@ -75,8 +75,8 @@ pub struct Sampling {
     pub guidance: f64,
     /// Shift of the sigma schedule.
     pub shift: f64,
-    /// Shift of the sound's noise level against the picture's: below 1 the sound is ahead, and the
-    /// picture is made to fit it.
+    /// Shift of the sound's noise level against the picture's: above 1 the picture is ahead, and the
+    /// sound is made to fit it; below 1 the other way round.
     #[serde(default = "together")]
     pub audio_shift: f64,
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use gallop_core::{Cancel, Progress};
-use gallop_diffusion::{SigmaDistribution, flow_matching, next_token};
+use gallop_diffusion::{SigmaDistribution, flow_matching, next_token, shifted};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::{Batch, Dit, DitConfig, Outputs, Text, Work};
@@ -67,7 +67,7 @@ pub struct DitRecipe {
     /// alike, 1 in proportion to the pixels' mean squared change.
     #[serde(default)]
     pub importance: f64,
-    /// Shift of the sound's noise level against the picture's, as in sampling: below 1 the sound is
+    /// Shift of the sound's noise level against the picture's, as in sampling: above 1 the picture is
     /// ahead.
     #[serde(default = "together")]
     pub audio_shift: f64,
@@ -271,16 +271,28 @@ impl Task for DitTask {
         self.judge(&batch, &outputs)
     }
 
+    /// Beside the losses: how much larger the picture's is beside a clear sound whose halves are exchanged than beside
+    /// the right one (`heard`), and the sound's, exchanged so, beside a clear picture (`seen`): 0 where the one is made
+    /// without regard to when the other happens.
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
-        let levels: Vec<f64> = LEVELS
-            .iter()
-            .copied()
-            .cycle()
-            .take(self.held_out.len())
-            .collect();
-        let batch = self.source.fixed(&self.held_out, &levels)?;
-        let outputs = forward(&self.dit, &batch)?;
-        let metrics = self.judge(&batch, &outputs)?.metrics;
+        let shift = self.source.recipe.audio_shift;
+        let mut metrics = self.at_levels(|sigma| [sigma, shifted(sigma, shift)], false)?;
+        for (name, part, levels) in [
+            (
+                "heard",
+                "video",
+                (|sigma| [sigma, 0.0]) as fn(f64) -> [f64; 2],
+            ),
+            ("seen", "audio", |sigma| [0.0, sigma]),
+        ] {
+            let [own, late] = [
+                self.at_levels(levels, false)?,
+                self.at_levels(levels, true)?,
+            ];
+            if let (Some(own), Some(late)) = (own.get(part), late.get(part)) {
+                metrics.insert(name.to_string(), late / own - 1.0);
+            }
+        }
         let shown = &self.held_out[..self.held_out.len().min(SHOWN)];
         let path = folder.join(format!("sheet-{step:06}.png"));
         sample_sheet(&self.source, &self.dit, shown, &path)?;
@@ -299,6 +311,16 @@ fn forward(dit: &Dit, batch: &DitBatch) -> Result<Outputs> {
 }
 
 impl DitTask {
+    /// The losses of held-out clips at the noise levels that `levels` makes of each in turn; if `late`, with the halves
+    /// of their sounds exchanged.
+    fn at_levels(&self, levels: impl Fn(f64) -> [f64; 2], late: bool) -> Result<Metrics> {
+        let sigmas = LEVELS.iter().cycle().take(self.held_out.len());
+        let sigmas = sigmas.map(|&sigma| levels(sigma)).collect();
+        let batch = self.source.fixed(&self.held_out, sigmas, late)?;
+        let outputs = forward(&self.dit, &batch)?;
+        Ok(self.judge(&batch, &outputs)?.metrics)
+    }
+
     /// Video velocities `[Lv, patch * C]`, each channel by the root of its weight.
     fn weighed(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, columns) = x.dims2()?;

@@ -249,8 +249,8 @@ impl Source {
             Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
         };
         let video = mix(&clip.video, sigma[0], &|t| spec.is_frame_given(t))?;
-        let audio = (clip.audio.as_ref())
-            .map(|audio| mix(audio, sigma[1], &|t| spec.is_audio_given(t)));
+        let audio =
+            (clip.audio.as_ref()).map(|audio| mix(audio, sigma[1], &|t| spec.is_audio_given(t)));
         Ok(Piece {
             motion: moving(&clip.motion, self.recipe.motion, sigma[0])?,
             audio: audio.transpose()?,
@@ -260,11 +260,33 @@ impl Source {
         })
     }
 
-    /// Clips under their first caption at fixed noise levels, for validation.
-    pub(crate) fn fixed(&self, clips: &[EncodedClip], sigmas: &[f64]) -> Result<DitBatch> {
+    /// Clips under their first caption, each at fixed noise levels of picture and sound, for validation. If `late`, the
+    /// second half of each sound comes before the first.
+    pub(crate) fn fixed(
+        &self,
+        clips: &[EncodedClip],
+        sigmas: Vec<[f64; 2]>,
+        late: bool,
+    ) -> Result<DitBatch> {
         let mut rng = stream(self.recipe.run.seed, Purpose::Validation, u64::MAX);
-        let levels = |sigma: &f64| [*sigma, shifted(*sigma, self.recipe.audio_shift)];
-        let sigmas: Vec<[f64; 2]> = sigmas.iter().take(clips.len()).map(levels).collect();
+        let turned = |audio: &Tensor| -> Result<Tensor> {
+            let (all, half) = (audio.dim(0)?, if late { audio.dim(0)? / 2 } else { 0 });
+            let parts = [
+                audio.narrow(0, half, all - half)?,
+                audio.narrow(0, 0, half)?,
+            ];
+            Ok(Tensor::cat(&parts, 0)?)
+        };
+        let turn = |clip: &EncodedClip| -> Result<EncodedClip> {
+            Ok(EncodedClip {
+                audio: clip.audio.as_ref().map(turned).transpose()?,
+                video: clip.video.clone(),
+                motion: clip.motion.clone(),
+                captions: clip.captions.clone(),
+                frames: Vec::new(),
+            })
+        };
+        let clips = clips.iter().map(turn).collect::<Result<Vec<_>>>()?;
         let pieces = (clips.iter().zip(&sigmas))
             .map(|(clip, &sigma)| {
                 let ids = self.prompt(clip)?;

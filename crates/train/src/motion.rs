@@ -16,7 +16,10 @@ const STILL: f64 = 0.01;
 /// The first latent frame, coded alone, is compared with none and counts 1.
 pub(crate) fn motion(latents: &Tensor) -> Result<Tensor> {
     let frames = latents.dim(0)?;
-    let first = latents.narrow(0, 0, 1)?.narrow(D::Minus1, 0, 1)?.ones_like()?;
+    let first = latents
+        .narrow(0, 0, 1)?
+        .narrow(D::Minus1, 0, 1)?
+        .ones_like()?;
     if frames < 3 {
         return Tensor::cat(&vec![first; frames], 0);
     }
@@ -58,14 +61,20 @@ mod tests {
         let moved = place(1)?;
         assert_eq!((moved[0], moved[1], moved[4]), (1.0, 0.0, 0.0));
         assert!((moved[2] - 4.0 / 1.01).abs() < 1e-5 && moved[2] == moved[3]);
-        let counted = moving(&found, 2.0, 0.25)?.i((2, 0, .., 0))?.to_vec1::<f32>()?;
+        let counted = moving(&found, 2.0, 0.25)?
+            .i((2, 0, .., 0))?
+            .to_vec1::<f32>()?;
         assert!((counted[0] - 1.0).abs() < 1e-6 && (counted[1] - 6.94059).abs() < 1e-4);
         Ok(())
     }
 
     #[test]
     fn pictures_count_alike() -> Result<()> {
-        let found = motion(&Tensor::zeros((1, 2, 2, 3), candle_core::DType::F32, &Device::Cpu)?)?;
+        let found = motion(&Tensor::zeros(
+            (1, 2, 2, 3),
+            candle_core::DType::F32,
+            &Device::Cpu,
+        )?)?;
         assert_eq!(found.flatten_all()?.to_vec1::<f32>()?, [1.0; 4]);
         Ok(())
     }
