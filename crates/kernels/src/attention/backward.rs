@@ -257,11 +257,11 @@ impl Call<'_> {
             ds: self.kernel.left(),
             turned: self.kernel.right(),
         };
-        for block in &self.given.plan.blocks {
-            for (i, range) in block.k.iter().enumerate() {
+        let grain = self.kernel.grain();
+        for block in self.given.plan.blocks.iter().filter(|b| !b.q.is_empty()) {
+            for (i, range) in block.k.iter().enumerate().filter(|(_, k)| !k.is_empty()) {
                 let causal = block.causal && i + 1 == block.k.len();
                 // Only the keys in the range, as near as blocks can start.
-                let grain = self.kernel.grain();
                 let first = range.start.max(keys.start) / grain * grain;
                 let end = range.end.min(keys.end);
                 for first in (first..end).step_by(KEYS) {
@@ -285,9 +285,6 @@ impl Call<'_> {
         (head, keys): (usize, &Range<usize>),
         (block, range, causal): (&AttentionBlock, &Range<usize>, bool),
     ) {
-        if block.q.is_empty() || range.is_empty() {
-            return;
-        }
         let first = keys.start.max(range.start);
         let start = match causal {
             true => block.q.start + first - range.start,

@@ -8,14 +8,16 @@ use super::kernel::{Engine, Side};
 pub const SERIAL: usize = 1 << 18;
 /// Depth of a block, elsewhere and at the most.
 pub const DEPTH: usize = 2048;
+
 /// Depth of a block beside a right side that is packed as a whole. Numbers of four bytes fill the cache sooner: less deep,
 /// a left block has more rows, and the right side passes less often.
-fn depth(engine: Engine) -> usize {
+fn block_depth(engine: Engine) -> usize {
     match engine {
         Engine::Avx2 => 768,
         _ => DEPTH,
     }
 }
+
 /// Bytes of a left block: it stays in the second-level cache while the right side passes. Processors with AMX have
 /// 2 MiB of that, the others 1 MiB or less; and tiles take the right side from further away so fast that it must
 /// pass less often.
@@ -67,7 +69,7 @@ impl Plan {
         let right_is_whole = whole_right || right == Right::Packed;
         let tasks = TASKS * rayon::current_num_threads();
         let (side, depth) = if right_is_whole {
-            let deep = depth(engine);
+            let deep = block_depth(engine);
             let fits = left_bytes(engine) / (bytes * k.clamp(1, deep));
             (
                 fits.clamp(FEW_ROWS, 8 * FEW_ROWS)

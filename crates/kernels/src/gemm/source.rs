@@ -117,25 +117,29 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Where a row starts in the data, unless it is a window.
+    #[inline]
+    fn start_of(&self, row: &Cursor) -> Option<usize> {
+        match self.rows {
+            Rows::Strided { start, stride } => Some(start + row.row * stride),
+            Rows::Listed { list, stride } => Some(list[row.row] as usize * stride),
+            Rows::Windows { .. } => None,
+        }
+    }
+
     /// Calls `piece(at, offset, len)` for the pieces of a row that overlap `cols`: `len` numbers that
     /// belong at `at` (counted from `cols.start`) and lie at `offset` in the data, or are zero if `None`.
     #[inline]
     pub fn pieces(
         &self,
-        Cursor { row, place }: &Cursor,
+        row: &Cursor,
         cols: Range<usize>,
         mut piece: impl FnMut(usize, Option<usize>, usize),
     ) {
         match self.rows {
-            Rows::Strided { start, stride } => {
-                piece(0, Some(start + row * stride + cols.start), cols.len())
-            }
-            Rows::Listed { list, stride } => {
-                piece(
-                    0,
-                    Some(list[*row] as usize * stride + cols.start),
-                    cols.len(),
-                );
+            Rows::Strided { .. } | Rows::Listed { .. } => {
+                let start = self.start_of(row).map(|start| start + cols.start);
+                piece(0, start, cols.len());
             }
             Rows::Windows {
                 windows,
@@ -143,6 +147,7 @@ impl<'a> Source<'a> {
                 whole,
             } => {
                 // Taps that are adjacent in memory make one piece, if the group has all the channels.
+                let place = &row.place;
                 let unit = if whole { windows.run(place) } else { 1 };
                 let mut at = cols.start;
                 while at < cols.end {
@@ -162,11 +167,7 @@ impl<'a> Source<'a> {
         let Data::F32(data) = self.data else {
             return None;
         };
-        let start = match self.rows {
-            Rows::Strided { start, stride } => start + row.row * stride,
-            Rows::Listed { list, stride } => list[row.row] as usize * stride,
-            Rows::Windows { .. } => return None,
-        };
+        let start = self.start_of(row)?;
         Some(&data[start + cols.start..start + cols.end])
     }
 
