@@ -31,7 +31,8 @@ pub struct View {
     pub photos: bool,
 }
 
-fn one() -> f64 {
+/// What weights and shifts are where a recipe is silent.
+pub(crate) fn one() -> f64 {
     1.0
 }
 

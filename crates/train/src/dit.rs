@@ -69,7 +69,7 @@ pub struct DitRecipe {
     pub importance: f64,
     /// Shift of the sound's noise level against the picture's, as in sampling: above 1 the picture is
     /// ahead.
-    #[serde(default = "together")]
+    #[serde(default = "crate::data::one")]
     pub audio_shift: f64,
     /// The share of clips whose sound has a noise level of its own, even in (0, 1): what a picture does
     /// at a sound is learned where one of them is clear and the other is not.
@@ -120,10 +120,6 @@ pub struct Stage {
     pub until: f64,
     /// What is seen.
     pub views: Vec<DitView>,
-}
-
-fn together() -> f64 {
-    1.0
 }
 
 struct DitTask {
@@ -277,14 +273,11 @@ impl Task for DitTask {
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
         let shift = self.source.recipe.audio_shift;
         let mut metrics = self.at_levels(|sigma| [sigma, shifted(sigma, shift)], false)?;
-        for (name, part, levels) in [
-            (
-                "heard",
-                "video",
-                (|sigma| [sigma, 0.0]) as fn(f64) -> [f64; 2],
-            ),
-            ("seen", "audio", |sigma| [0.0, sigma]),
+        for (name, part, [picture, sound]) in [
+            ("heard", "video", [1.0, 0.0]),
+            ("seen", "audio", [0.0, 1.0]),
         ] {
+            let levels = |sigma| [sigma * picture, sigma * sound];
             let [own, late] = [
                 self.at_levels(levels, false)?,
                 self.at_levels(levels, true)?,

@@ -142,8 +142,8 @@ pub fn pixel_loss(
 const SOFT: f64 = 1e-3;
 
 /// How much the error of a clip changes from frame to frame: `mean |c| + mean c^2` of `c = d_t - d_(t - 1)`, where
-/// `|c|` is rounded off within [`SOFT`] and `d = predicted - target`, both `[B, T, ..]`, but for the first `skip` of T. None where fewer than two frames are
-/// left.
+/// `|c|` is rounded off within [`SOFT`] and `d = predicted - target`, both `[B, T, ..]`, but for the first `skip` of T.
+/// None where fewer than two frames are left.
 ///
 /// Pixels alone let a still picture step where one latent ends and the next begins; an eye sees that as flicker.
 ///

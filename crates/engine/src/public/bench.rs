@@ -10,7 +10,6 @@ use gallop_model::Weights;
 use gallop_model::dit::{Dit, DitConfig, Work};
 use gallop_model::memory::peak;
 use gallop_model::public::{Part, Preset};
-use gallop_model::tokens::{SampleSpec, TokenSequence};
 
 use super::field::{Given, Velocity};
 use super::pipeline::gaussian_noise;
@@ -116,9 +115,7 @@ impl Case<'_> {
     }
 
     fn work_of(&self, config: &DitConfig) -> Result<Work> {
-        let spec = SampleSpec::public(self.latents, self.text);
-        let sequence = TokenSequence::new(config, &[spec], &Device::Cpu)?;
-        Ok(Work::new(config, &sequence))
+        Ok(Work::of_clip(config, self.latents, self.text)?)
     }
 
     /// Runs the stage once to warm up and once to be timed.

@@ -9,7 +9,6 @@ use gallop_model::ModelError;
 use gallop_model::dit::{MemoryPlan, Work};
 use gallop_model::memory::{give_back, in_use};
 use gallop_model::public::{Part, PartState, PublicModel, StageWork, wan_vae::SPACE_STRIDE};
-use gallop_model::tokens::{SampleSpec, TokenSequence};
 
 use super::field::longest;
 use super::pipeline::of_part;
@@ -205,9 +204,7 @@ impl Run {
             asked.texts[0],
         ];
         let passes = self.steps * if self.guided { 2 } else { 1 };
-        let sample = SampleSpec::public(shape, asked.texts[0]);
-        let sequence = TokenSequence::new(&config, &[sample], &Device::Cpu)?;
-        let operations = Work::new(&config, &sequence).operations();
+        let operations = Work::of_clip(&config, shape, asked.texts[0])?.operations();
         Ok(Some(StageEstimate {
             name: self.name,
             part,

@@ -1,9 +1,12 @@
 //! What one run of a transformer multiplies, counted from its configuration and the structure of a sequence.
 
+use candle_core::Device;
+use gallop_core::LatentShape;
 use serde::Serialize;
 
 use super::{AttentionKind, DitConfig};
-use crate::tokens::{Modality, TokenSequence};
+use crate::Result;
+use crate::tokens::{Modality, SampleSpec, TokenSequence};
 
 /// A product `[m, k] x [k, n]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -77,6 +80,16 @@ impl Work {
         work
     }
 
+    /// The work over one clip of the public model, with so many tokens of text.
+    ///
+    /// # Errors
+    /// Latents that the transformer cannot take.
+    pub fn of_clip(config: &DitConfig, latents: LatentShape, text: usize) -> Result<Self> {
+        let spec = SampleSpec::public(latents, text);
+        let sequence = TokenSequence::new(config, &[spec], &Device::Cpu)?;
+        Ok(Self::new(config, &sequence))
+    }
+
     fn product(&mut self, name: &'static str, [m, n, k]: [usize; 3]) {
         if m == 0 {
             return;
@@ -141,9 +154,6 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::SampleSpec;
-    use candle_core::Device;
-    use gallop_core::LatentShape;
 
     #[test]
     fn work_is_what_the_configuration_says() {
@@ -184,5 +194,7 @@ mod tests {
         let inner = |a: &&Attended| a.keys == 23 * 4 + 136;
         let found = work.attention.iter().find(inner).unwrap();
         assert_eq!((found.queries, found.count), (4, 10 * 32));
+        let full = Work::of_clip(&DitConfig::horse_15b(), latents, 10).unwrap();
+        assert!(work.operations() < full.operations());
     }
 }
