@@ -10,16 +10,18 @@ use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analy
 use gallop_model::{Vars, Weights};
 use gallop_world::Split;
 use rand::RngExt;
+use rand_pcg::Pcg64;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, WorldRecipe};
 use crate::error::Result;
-use crate::export::{export, start_from};
+use crate::export::{export, measure, start_from};
 use crate::loss::Graded;
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
+use crate::recordings::{RecordingFolders, Recordings};
 use crate::rng::{Purpose, stream};
 use crate::stft_loss::StftLoss;
 use crate::stream::MakeBatch;
@@ -35,7 +37,7 @@ const SMALLEST: PixelSize = PixelSize::new(16, 16);
 const BIN_HERTZ: f32 = 48.0;
 /// Most that a frequency is made louder.
 const MOST_GAIN: f32 = 3.0;
-/// Pairs of held-out sounds written as WAV files.
+/// Pairs of held-out sounds of each kind written as WAV files.
 const HEARD: usize = 4;
 
 /// Everything about a training of the audio autoencoder.
@@ -57,6 +59,8 @@ pub struct AudioAeRecipe {
     pub model: AudioAeConfig,
     /// The part of the world it learns from.
     pub world: WorldRecipe,
+    /// Recordings beside it.
+    pub recordings: Option<RecordingFolders>,
     /// Frames' worth of sound of a clip.
     pub frames: usize,
     /// Clips of a batch.
@@ -90,11 +94,18 @@ pub struct AudioBatch {
 }
 
 struct AudioTask {
-    recipe: Arc<AudioAeRecipe>,
+    source: Arc<Source>,
     ae: AudioAe,
     stft: StftLoss,
     held_out: Vec<Audio>,
+    held_out_recordings: Vec<Audio>,
     device: Device,
+}
+
+/// Where batches come from.
+struct Source {
+    recipe: AudioAeRecipe,
+    recordings: Option<Recordings>,
 }
 
 /// Trains the audio autoencoder in `folder` and leaves `audio_ae.safetensors` there.
@@ -115,17 +126,33 @@ pub fn train_audio_ae(
             sound(recipe, rng.random(), Split::Heldout)
         })
         .collect::<Result<_>>()?;
+    let folders = recipe.recordings.as_ref();
+    let read = |of: fn(&RecordingFolders) -> &PathBuf| folders.map(|f| Recordings::read(of(f)));
+    let held_out_recordings = match read(|folders| &folders.held_out).transpose()? {
+        Some(recordings) => (0..recordings.len())
+            .map(|i| recordings.clip_of(i, recipe.frames * SAMPLES_PER_FRAME))
+            .collect(),
+        None => Vec::new(),
+    };
     let mut task = AudioTask {
-        recipe: Arc::new(recipe.clone()),
+        source: Arc::new(Source {
+            recipe: recipe.clone(),
+            recordings: read(|folders| &folders.train).transpose()?,
+        }),
         ae: AudioAe::new(&recipe.model, &weights, Precision::Bf16)?,
         stft: StftLoss::new(&recipe.loss.windows),
         held_out,
+        held_out_recordings,
         device: device.clone(),
     };
     if let Some(path) = &recipe.start {
         start_from(&vars, path)?;
     }
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &["latents.", "levels."])?;
+    let frozen: &[&str] = match recipe.freeze_encoder {
+        true => &["latents.", "levels.", "encoder."],
+        false => &["latents.", "levels."],
+    };
+    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, frozen)?;
     progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
@@ -151,6 +178,32 @@ fn sound(recipe: &AudioAeRecipe, seed: u64, split: Split) -> Result<Audio> {
     Ok(clip.audio.unwrap_or_else(|| Audio::silence(samples)))
 }
 
+impl Source {
+    /// A clip of recordings or of the world.
+    fn clip(&self, rng: &mut Pcg64) -> Result<Audio> {
+        if let (Some(folders), Some(recordings)) = (&self.recipe.recordings, &self.recordings)
+            && rng.random::<f64>() < folders.share
+        {
+            return Ok(recordings.clip(self.recipe.frames * SAMPLES_PER_FRAME, rng));
+        }
+        sound(&self.recipe, rng.random(), Split::Train)
+    }
+
+    fn batch(&self, index: u64) -> Result<AudioBatch> {
+        let recipe = &self.recipe;
+        let mut rng = stream(recipe.run.seed, Purpose::Data, index);
+        let mut levels = Vec::new();
+        for _ in 0..recipe.clips {
+            levels.extend(analyse(&self.clip(&mut rng)?, recipe.frames));
+        }
+        let shape = (recipe.clips, recipe.frames * HOPS, FEATURES);
+        Ok(AudioBatch {
+            levels: Tensor::from_vec(levels, shape, &Device::Cpu)?,
+            index,
+        })
+    }
+}
+
 fn middle_side(audio: &Audio) -> [Vec<f32>; 2] {
     [1.0, -1.0].map(|sign| {
         let pairs = audio.left.iter().zip(&audio.right);
@@ -158,67 +211,66 @@ fn middle_side(audio: &Audio) -> [Vec<f32>; 2] {
     })
 }
 
-fn make_batch(recipe: &AudioAeRecipe, index: u64) -> Result<AudioBatch> {
-    let mut rng = stream(recipe.run.seed, Purpose::Data, index);
-    let mut levels = Vec::new();
-    for _ in 0..recipe.clips {
-        let audio = sound(recipe, rng.random(), Split::Train)?;
-        levels.extend(analyse(&audio, recipe.frames));
-    }
-    let shape = (recipe.clips, recipe.frames * HOPS, FEATURES);
-    Ok(AudioBatch {
-        levels: Tensor::from_vec(levels, shape, &Device::Cpu)?,
-        index,
-    })
-}
-
 impl Task for AudioTask {
     type Batch = AudioBatch;
 
     fn make_batch(&self) -> MakeBatch<AudioBatch> {
-        let recipe = self.recipe.clone();
-        Arc::new(move |index| make_batch(&recipe, index))
+        let source = self.source.clone();
+        Arc::new(move |index| source.batch(index))
     }
 
     fn loss(&mut self, batch: AudioBatch, _step: u64) -> Result<StepLoss> {
+        let recipe = &self.source.recipe;
         let latents = self
             .ae
             .encode_levels(&batch.levels.to_device(&self.device)?)?;
-        let latents = match self.recipe.freeze_encoder {
+        let latents = match recipe.freeze_encoder {
             true => latents.detach(),
             false => latents,
         };
         let noise = self.noise(&latents, batch.index)?;
         let predicted = self.ae.decode_levels(&(&latents + noise)?)?;
         let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
-        let judged = level_errors(&flat(&predicted)?, &flat(&batch.levels)?, &self.recipe.loss);
+        let judged = level_errors(&flat(&predicted)?, &flat(&batch.levels)?, &recipe.loss);
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
             metrics: metrics([("loss", judged.value), ("latent_rms", spread)]),
-            total: (judged.attach(&predicted)? + (size * self.recipe.loss.latent_size)?)?,
+            total: (judged.attach(&predicted)? + (size * recipe.loss.latent_size)?)?,
             operations: 0.0,
         })
     }
 
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
-        let mut sums = [0.0; 2];
-        for (i, audio) in self.held_out.iter().enumerate() {
-            let back = self.ae.decode(&self.ae.encode(audio)?)?;
-            let (target, heard) = (middle_side(audio), middle_side(&back));
-            for (target, heard) in target.iter().zip(&heard) {
-                let errors = self.stft.compare(heard, target, false);
-                sums[0] += 0.5 * errors.value;
-                sums[1] += 0.5 * errors.log_distance;
+        let mut found = Metrics::new();
+        for (kind, sounds) in [
+            ("", &self.held_out),
+            ("_recordings", &self.held_out_recordings),
+        ] {
+            if sounds.is_empty() {
+                continue;
             }
-            if i < HEARD {
-                let name = |what: &str| folder.join(format!("{what}-{i}-{step:06}.wav"));
-                gallop_media::write_audio(&name("decoded"), &back)?;
-                gallop_media::write_audio(&folder.join(format!("original-{i}.wav")), audio)?;
+            let mut sums = [0.0; 2];
+            for (i, audio) in sounds.iter().enumerate() {
+                let back = self.ae.decode(&self.ae.encode(audio)?)?;
+                let (target, heard) = (middle_side(audio), middle_side(&back));
+                for (target, heard) in target.iter().zip(&heard) {
+                    let errors = self.stft.compare(heard, target, false);
+                    sums[0] += 0.5 * errors.value;
+                    sums[1] += 0.5 * errors.log_distance;
+                }
+                if i < HEARD {
+                    let path = |name: String| folder.join(format!("{name}.wav"));
+                    let decoded = path(format!("decoded{kind}-{i}-{step:06}"));
+                    gallop_media::write_audio(&decoded, &back)?;
+                    gallop_media::write_audio(&path(format!("original{kind}-{i}")), audio)?;
+                }
+            }
+            for (name, sum) in ["loss", "log_distance"].into_iter().zip(sums) {
+                found.insert(format!("{name}{kind}"), sum / sounds.len() as f64);
             }
         }
-        let [stft, log] = sums.map(|sum| sum / self.held_out.len().max(1) as f64);
-        Ok(metrics([("loss", stft), ("log_distance", log)]))
+        Ok(found)
     }
 }
 
@@ -255,15 +307,16 @@ fn level_errors(predicted: &[f32], target: &[f32], loss: &AudioLoss) -> Graded {
 
 impl AudioTask {
     fn noise(&self, latents: &Tensor, index: u64) -> Result<Tensor> {
-        let mut rng = stream(self.recipe.run.seed, Purpose::Noise, index);
-        crate::loss::latent_noise(latents, self.recipe.loss.latent_noise, &mut rng)
+        let recipe = &self.source.recipe;
+        let mut rng = stream(recipe.run.seed, Purpose::Noise, index);
+        crate::loss::latent_noise(latents, recipe.loss.latent_noise, &mut rng)
     }
 
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
         let mut latents = Vec::new();
         let mut energies = vec![[0f64; 2]; BINS];
         for i in 0..STATISTICS_BATCHES {
-            let batch = make_batch(&self.recipe, STATISTICS_AT + i)?;
+            let batch = self.source.batch(STATISTICS_AT + i)?;
             let levels = batch.levels.to_device(&self.device)?;
             let coded = self.ae.encode_levels(&levels)?.detach();
             let decoded = self.ae.decode_levels(&coded)?.flatten_all()?;
@@ -284,7 +337,11 @@ impl AudioTask {
         if let Some(var) = vars.get("levels.gain") {
             var.set(&Tensor::from_iter(gain, &self.device)?)?;
         }
-        export(vars, &latents, &self.recipe.model, path)
+        let recipe = &self.source.recipe;
+        if !(recipe.freeze_encoder && recipe.start.is_some()) {
+            measure(vars, &latents)?;
+        }
+        export(vars, &recipe.model, path)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Training clips: from the world, or from photographs that a camera moves over.
 
+use std::path::{Path, PathBuf};
+
 use gallop_core::{Frame, PixelSize};
 use gallop_world::{Rendered, Split, WorldConfig};
 use rand::RngExt;
@@ -95,6 +97,27 @@ pub struct ClipOf {
     pub frames: usize,
     /// Whether its sound is wanted.
     pub audio: bool,
+}
+
+/// The files of a folder whose names end with one of `ends`, in the order of their names; `kind` is what they are.
+///
+/// # Errors
+/// If the folder cannot be read, or has no such file.
+pub(crate) fn files_in(folder: &Path, ends: &[&str], kind: &str) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(TrainError::file(folder))?;
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let end = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            ends.contains(&end.to_lowercase().as_str())
+        })
+        .collect();
+    if paths.is_empty() {
+        let what = format!("{}: there is no {kind} here", folder.display());
+        return Err(TrainError::Data(what));
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 /// Draws an index by weight.

@@ -9,14 +9,11 @@ use serde::Serialize;
 
 use crate::error::{Result, TrainError};
 
-/// Measures the mean and spread of `latents: [.., C]`, and writes the weights as an engine loads
-/// them: matrices in bf16, vectors in f32, and the configuration as JSON under `config`.
-pub(crate) fn export(
-    vars: &Vars,
-    latents: &[Tensor],
-    config: &impl Serialize,
-    path: &Path,
-) -> Result<()> {
+/// Sets what latents are normalised by to the mean and spread of `latents: [.., C]`.
+///
+/// Not for an encoder that was given and has stayed as it was: a transformer may have learned its latents
+/// as they are.
+pub(crate) fn measure(vars: &Vars, latents: &[Tensor]) -> Result<()> {
     let latents = latents
         .iter()
         .map(|z| z.detach().reshape(((), z.dim(D::Minus1)?)))
@@ -29,6 +26,12 @@ pub(crate) fn export(
             var.set(value)?;
         }
     }
+    Ok(())
+}
+
+/// Writes the weights as an engine loads them: matrices in bf16, vectors in f32, and the configuration as JSON under
+/// `config`.
+pub(crate) fn export(vars: &Vars, config: &impl Serialize, path: &Path) -> Result<()> {
     let config = serde_json::to_string(config).expect("a configuration is plain data");
     let about = BTreeMap::from([("config".to_string(), config)]);
     Ok(save_weights(path, small(vars)?, &about)?)

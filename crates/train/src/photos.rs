@@ -10,7 +10,8 @@ use gallop_media::{fit_image, read_image};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 
-use crate::error::{Result, TrainError};
+use crate::data::files_in;
+use crate::error::Result;
 
 /// Photographs are kept at most this wide.
 const WIDEST: usize = 1280;
@@ -38,27 +39,9 @@ impl Photos {
     /// # Errors
     /// If the folder or a picture cannot be read, or there is none.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
-        let entries = std::fs::read_dir(folder).map_err(TrainError::file(folder))?;
-        let mut paths: Vec<_> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| {
-                let end = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-                ENDS.contains(&end.to_lowercase().as_str())
-            })
-            .collect();
-        paths.sort();
-        let pictures = paths
-            .iter()
-            .map(|path| {
-                let frame = read_image(path).map_err(|e| TrainError::Data(e.to_string()))?;
-                Ok(pyramid(frame))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if pictures.is_empty() {
-            let what = format!("{}: there is no picture here", folder.display());
-            return Err(TrainError::Data(what));
-        }
-        Ok(Self(pictures))
+        let paths = files_in(folder, &ENDS, "picture")?;
+        let pictures = paths.iter().map(|path| Ok(pyramid(read_image(path)?)));
+        Ok(Self(pictures.collect::<Result<_>>()?))
     }
 
     /// How many there are.

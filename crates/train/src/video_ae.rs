@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, View, WorldRecipe, choose, cut};
 use crate::error::{Result, TrainError};
-use crate::export::{export, start_from};
+use crate::export::{export, measure, start_from};
 use crate::loss::{change_loss, latent_noise, pixel_loss};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
@@ -363,7 +363,11 @@ impl VideoTask {
     }
 
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
-        export(vars, &self.latents()?, &self.source.recipe.model, path)
+        let recipe = &self.source.recipe;
+        if !(recipe.freeze_encoder && recipe.start.is_some()) {
+            measure(vars, &self.latents()?)?;
+        }
+        export(vars, &recipe.model, path)
     }
 }
 

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use gallop_core::{Cancel, Silent};
+use gallop_core::{Audio, Cancel, Silent};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::{AudioAe, AudioAeConfig};
 use gallop_model::dit::{Dit, DitConfig};
 use gallop_model::video_ae::{VideoAe, VideoAeConfig};
 use gallop_model::{TextTokenizer, WeightFiles, Weights};
 use gallop_train::{
-    AudioAeRecipe, DitRecipe, Outcome, VideoAeRecipe, read_log, read_recipe, train_audio_ae,
-    train_dit, train_video_ae,
+    AudioAeRecipe, DitRecipe, Outcome, RecordingFolders, VideoAeRecipe, read_log, read_recipe,
+    train_audio_ae, train_dit, train_video_ae,
 };
 use serde::de::DeserializeOwned;
 
@@ -39,6 +39,7 @@ fn recipes_can_be_read() {
     }
     recipe::<DitRecipe>("foal-dit-sync");
     recipe::<VideoAeRecipe>("foal-video-decoder");
+    recipe::<AudioAeRecipe>("foal-audio-decoder");
 }
 
 #[test]
@@ -92,4 +93,62 @@ fn tiny_recipes_lead_to_weights_that_load() {
         );
     }
     assert!(folder.join("curves.png").exists() && folder.join("sheet-000006.png").exists());
+}
+
+/// A decoder that goes on learning, from recordings too, leaves latents as the transformer knows them.
+#[test]
+fn a_frozen_encoder_and_its_latents_stay_as_they_were() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let train = |recipe: &AudioAeRecipe, name| {
+        let running = (&Silent as _, &Cancel::default());
+        finished(train_audio_ae(recipe, &at(name), &Device::Cpu, running).unwrap());
+        WeightFiles::open(&at(name).join("audio_ae.safetensors")).unwrap()
+    };
+    let first: AudioAeRecipe = recipe("tiny-audio-ae");
+    let before = train(&first, "first");
+
+    let samples: Vec<f32> = (0..30_000).map(|i| (0.03 * i as f32).sin()).collect();
+    let sound = Audio {
+        left: samples.clone(),
+        right: samples,
+    };
+    for folder in ["train", "held_out"] {
+        std::fs::create_dir(at(folder)).unwrap();
+        gallop_media::write_audio(&at(folder).join("a.wav"), &sound).unwrap();
+    }
+    let mut second = AudioAeRecipe {
+        start: Some(at("first/audio_ae.safetensors")),
+        freeze_encoder: true,
+        recordings: Some(RecordingFolders {
+            train: at("train"),
+            held_out: at("held_out"),
+            share: 0.5,
+        }),
+        ..first
+    };
+    second.run.seed += 1;
+    let after = train(&second, "second");
+
+    let value = |files: &WeightFiles, name: &str| -> Vec<f32> {
+        let tensor = files.load(name, &Device::Cpu).unwrap();
+        let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    };
+    for name in [
+        "latents.mean",
+        "latents.std",
+        "encoder.embed.weight",
+        "encoder.head.weight",
+    ] {
+        assert_eq!(value(&before, name), value(&after, name), "{name}");
+    }
+    assert_ne!(
+        value(&before, "decoder.head.weight"),
+        value(&after, "decoder.head.weight")
+    );
+    let log = read_log(&at("second/log.jsonl")).unwrap();
+    let judged = |name| log.iter().any(|line| line.metrics.contains_key(name));
+    assert!(judged("log_distance") && judged("log_distance_recordings"));
+    assert!(at("second/decoded_recordings-0-000006.wav").exists());
 }
