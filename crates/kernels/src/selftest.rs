@@ -48,6 +48,8 @@ struct Case {
     run: Function,
     /// Whether it gives gradients.
     gradients: bool,
+    /// Whether a GPU computes it by cuDNN.
+    fused: bool,
 }
 
 /// Runs every operation on `device` and on the processor, on random inputs of odd sizes, and hands each outcome to
@@ -101,6 +103,8 @@ fn evaluate(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
 }
 
 fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
+    #[cfg(feature = "cuda")]
+    let _only = case.fused.then(Fusing::new);
     let home = |t: Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F32);
     if !case.gradients {
         let inputs = case.inputs.iter().map(|x| x.to_device(device));
@@ -122,6 +126,25 @@ fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
         }
     }
     found.into_iter().map(home).collect()
+}
+
+/// All that cuDNN can compute goes to it as long as this is there.
+#[cfg(feature = "cuda")]
+struct Fusing;
+
+#[cfg(feature = "cuda")]
+impl Fusing {
+    fn new() -> Self {
+        crate::cuda::set_fused(crate::cuda::Fused::Always);
+        Self
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Drop for Fusing {
+    fn drop(&mut self) {
+        crate::cuda::set_fused(crate::cuda::Fused::Auto);
+    }
 }
 
 fn outcome(case: &Case, found: &[Tensor], wanted: &[Tensor], time: Duration) -> Result<Outcome> {
@@ -186,6 +209,7 @@ fn case(
         limit,
         run: Box::new(run),
         gradients: true,
+        fused: false,
     })
 }
 
@@ -294,24 +318,20 @@ fn eight_bits() -> Result<Vec<Case>> {
 /// Attention by cuDNN in 8-bit floats, if it is there; the processor does not round the probabilities.
 #[cfg(feature = "cuda")]
 fn fused_eight() -> Result<Case> {
-    use crate::cuda::{Fused, set_fused};
     let shapes: [&[usize]; 3] = [&[150, 4, 64], &[131, 2, 64], &[131, 2, 64]];
-    let mut case = case("attention of 64, cuDNN Fp8", &shapes, EIGHT, |x, _| {
-        set_fused(Fused::Always);
-        let plan = plan(false, None);
-        let y = crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Fp8);
-        set_fused(Fused::Auto);
-        y
+    let case = case("attention of 64, cuDNN Fp8", &shapes, EIGHT, |x, _| {
+        crate::attention(&x[0], &x[1], &x[2], &plan(false, None), Precision::Fp8)
     })?;
-    case.gradients = false;
-    Ok(case)
+    Ok(Case {
+        gradients: false,
+        ..case
+    })
 }
 
-/// Attention by cuDNN, if it is there.
+/// Attention and convolutions by cuDNN, if it is there.
 #[cfg(feature = "cuda")]
 fn fused() -> Result<Vec<Case>> {
-    use crate::cuda::{Fused, fused_attention, set_fused};
-    if fused_attention().is_err() {
+    if crate::cuda::fused_attention().is_err() {
         return Ok(Vec::new());
     }
     let kinds: [(&str, usize, bool); 3] = [
@@ -319,20 +339,77 @@ fn fused() -> Result<Vec<Case>> {
         ("of 64, one block causal", 64, true),
         ("of 128", 128, false),
     ];
-    let cases = kinds.map(|(name, head, causal)| {
+    let attentions = kinds.map(|(name, head, causal)| {
         let shapes: [&[usize]; 3] = [&[150, 4, head], &[131, 2, head], &[131, 2, head]];
         let name = format!("attention {name}, cuDNN");
         case(name, &shapes, ROUNDED, move |x, _| {
-            set_fused(Fused::Always);
             let plan = plan(causal, None);
-            let y = crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Bf16);
-            set_fused(Fused::Auto);
-            y
+            crate::attention(&x[0], &x[1], &x[2], &plan, Precision::Bf16)
         })
     });
-    let mut all = cases.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut all = attentions.into_iter().collect::<Result<Vec<_>>>()?;
     all.push(fused_eight()?);
-    Ok(all)
+    for Window { name, x, w, spec } in fused_windows() {
+        for bias in [true, false] {
+            let name = format!("conv {name}, {}cuDNN", if bias { "bias, " } else { "" });
+            let spec = spec.clone();
+            let plain = |steps: &[usize]| steps.iter().all(|n| *n == 1);
+            let gradients = plain(&spec.stride) && plain(&spec.dilation);
+            let run = move |x: &[Tensor], _: &Device| {
+                crate::conv(&x[0], &x[1], x.get(2), &spec, Precision::Bf16)
+            };
+            let shapes: [&[usize]; 3] = [x, w, &w[..1]];
+            let case = case(name, &shapes[..if bias { 3 } else { 2 }], EXACT, run)?;
+            all.push(Case { gradients, ..case });
+        }
+    }
+    Ok(all
+        .into_iter()
+        .map(|case| Case {
+            fused: true,
+            ..case
+        })
+        .collect())
+}
+
+/// Convolutions that cuDNN takes: eights of channels. It knows no gradient of the input over strides or dilations.
+#[cfg(feature = "cuda")]
+fn fused_windows() -> Vec<Window> {
+    let of = |name, x, w, spec| Window { name, x, w, spec };
+    let causal = ConvSpec {
+        padding: vec![(2, 0), (1, 1), (1, 1)],
+        ..ConvSpec::new(3)
+    };
+    let replicated = ConvSpec {
+        mode: Padding::Replicate,
+        ..causal.clone()
+    };
+    let dilated = ConvSpec {
+        dilation: vec![3],
+        padding: vec![(5, 7)],
+        ..ConvSpec::new(1)
+    };
+    let strided = ConvSpec {
+        stride: vec![2, 2],
+        padding: vec![(0, 1), (0, 1)],
+        ..ConvSpec::new(2)
+    };
+    let groups = ConvSpec {
+        groups: 2,
+        ..ConvSpec::same(&[3, 3])
+    };
+    vec![
+        of("1-D dilated", &[2, 29, 8], &[16, 5, 8], dilated),
+        of("2-D, 2 groups", &[2, 9, 7, 16], &[32, 3, 3, 8], groups),
+        of("2-D strided", &[1, 9, 12, 16], &[8, 3, 3, 16], strided),
+        of("3-D causal", &[1, 5, 6, 7, 8], &[24, 3, 3, 3, 8], causal),
+        of(
+            "3-D causal, replicated",
+            &[2, 3, 6, 5, 8],
+            &[16, 3, 3, 3, 8],
+            replicated,
+        ),
+    ]
 }
 
 #[cfg(not(feature = "cuda"))]

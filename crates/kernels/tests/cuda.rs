@@ -1,7 +1,8 @@
 //! The operations on a GPU against the processor's; needs a GPU, or `LD_LIBRARY_PATH` of `tools/cuda-emulate`.
 #![cfg(feature = "cuda")]
 
-use gallop_kernels::{Precision, cuda, cuda_device, selftest};
+use gallop_kernels::cuda::{Convolution, Pass};
+use gallop_kernels::{ConvSpec, Padding, Precision, cuda, cuda_device, selftest};
 
 #[test]
 #[ignore = "needs a GPU or its emulation"]
@@ -82,7 +83,65 @@ fn cudnn_compiles_attention_for_hopper() {
         ..shapes[i]
     });
     for shape in shapes.into_iter().chain(eights) {
-        let bytes = cuda::plan_for(HOPPER, &shape).unwrap();
+        let work = cuda::CudnnWork::Attention(shape);
+        let bytes = cuda::plan_for(HOPPER, &work).unwrap();
         println!("{shape:?}: {bytes} bytes of workspace");
+    }
+}
+
+/// As above, convolutions and their gradients.
+#[test]
+#[ignore = "needs cuDNN: see docs/gpu.md"]
+fn cudnn_compiles_convolutions_for_hopper() {
+    cuda::open_cudnn(&[]);
+    let same = ConvSpec::same;
+    let causal = ConvSpec {
+        padding: vec![(2, 0), (1, 1), (1, 1)],
+        ..ConvSpec::new(3)
+    };
+    let replicated = ConvSpec {
+        mode: Padding::Replicate,
+        ..causal.clone()
+    };
+    let halving = ConvSpec {
+        stride: vec![2, 2],
+        padding: vec![(0, 1), (0, 1)],
+        ..ConvSpec::new(2)
+    };
+    let dilated = ConvSpec {
+        dilation: vec![9],
+        padding: vec![(27, 27)],
+        ..ConvSpec::new(1)
+    };
+    let forward = [Pass::Forward { bias: true }, Pass::Forward { bias: false }];
+    let all = [forward[0], forward[1], Pass::Data, Pass::Filter];
+    // The exact and the fast video decoder's at 256p and 1080p, the video encoder's that halve, the audio decoder's.
+    let cases: [(&[usize], &[usize], &ConvSpec, &[Pass]); 6] = [
+        (&[1, 4, 256, 448, 256], &[256, 3, 3, 3, 256], &causal, &all),
+        (
+            &[1, 2, 1088, 1920, 96],
+            &[12, 3, 3, 3, 96],
+            &causal,
+            &forward,
+        ),
+        (&[1, 4, 64, 112, 64], &[64, 3, 3, 3, 64], &replicated, &all),
+        (&[4, 256, 448, 96], &[96, 3, 3, 96], &halving, &forward),
+        (&[1, 60_000, 128], &[128, 7, 128], &dilated, &forward),
+        (
+            &[2, 128, 128, 64],
+            &[64, 3, 3, 16],
+            &ConvSpec {
+                groups: 4,
+                ..same(&[3, 3])
+            },
+            &all,
+        ),
+    ];
+    for (x, w, spec, passes) in cases {
+        for pass in passes {
+            let work = cuda::CudnnWork::Convolution(Convolution::new(x, w, spec, *pass).unwrap());
+            let bytes = cuda::plan_for(HOPPER, &work).unwrap();
+            println!("{x:?} {w:?} {pass:?}: {bytes} bytes of workspace");
+        }
     }
 }

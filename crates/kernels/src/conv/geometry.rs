@@ -7,7 +7,7 @@ use crate::gemm::source::{Data, Rows, Source};
 use crate::gemm::windows::{Axis, DIMS, Windows};
 
 /// One spatial dimension.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Dim {
     /// Input positions.
     pub input: usize,

@@ -1,9 +1,17 @@
-//! Convolutions on the GPU: windows are written out as rows, some at a time, and multiplied by cuBLAS.
+//! Convolutions on the GPU: by cuDNN, which reads windows where they lie; where there is none, or it refuses, windows are
+//! written out as rows, some at a time, and multiplied by cuBLAS.
+
+use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
-use super::gpu::{Address, Data, Floats, Gpu, Text, Threads, data, floats, launch, with_data};
+use super::cudnn::{
+    self, BIAS, Convolution, FILTER, Fused, INPUT, OUTPUT, Pass, Plan, Work, chosen,
+};
+use super::gpu::{
+    Address, BLOCK, Data, Floats, Gpu, Text, Threads, data, floats, launch, with_data,
+};
 use super::product::{Gemm, Matrix, Operand};
 use super::rows::{sum_columns, total};
 use crate::conv::Padding;
@@ -13,6 +21,10 @@ use crate::segments::Segments;
 
 /// Bytes of windows that are written out at once.
 const BUDGET: usize = 1 << 30;
+/// Outputs of a convolution that make it worth a plan of cuDNN's.
+const WORTH: usize = 1 << 12;
+/// Bytes that cuDNN wants addresses to be multiples of.
+const ALIGNED: u64 = 16;
 /// Parts that the sums of a depthwise weight's gradient are cut into, and the fewest rows of one.
 const PARTS: usize = 512;
 const LEAST: usize = 64;
@@ -98,6 +110,23 @@ impl Windows {
             mode: 2,
         }
     }
+
+    /// The input with its borders, one position a window.
+    fn borders(g: &Geometry) -> Self {
+        let whole = Self::forward(g, 0);
+        Self {
+            axes: g.dims.map(|d| Axis {
+                positions: d.padded() as i32,
+                sources: d.input as i32,
+                taps: 1,
+                stride: 1,
+                dilation: 1,
+                shift: d.padding.0 as i32,
+            }),
+            width: whole.channels,
+            ..whole
+        }
+    }
 }
 
 /// Positions that have gradients, and the padded position of the first.
@@ -120,6 +149,13 @@ struct Unfolded {
     at: Address,
 }
 
+/// A tensor of cuDNN's: numbers that are there, or room for f32 numbers.
+#[derive(Clone, Copy)]
+enum Given {
+    Read(Data),
+    Written(Address),
+}
+
 struct Call<'a> {
     gpu: &'a Gpu,
     g: &'a Geometry,
@@ -138,9 +174,6 @@ impl Call<'_> {
         (rows, width): (usize, usize),
         mut f: impl FnMut(usize, usize, Address) -> Result<()>,
     ) -> Result<()> {
-        if rows > u32::MAX as usize {
-            bail!("conv: {rows} positions are more than a GPU's kernels count; convolve parts");
-        }
         let taps = self.g.taps();
         let row = taps * width * self.bytes();
         let step = (BUDGET / row.max(1)).clamp(1, rows.max(1));
@@ -149,23 +182,9 @@ impl Call<'_> {
             at: self.gpu.address(&own),
             _own: own,
         };
-        let text = Text::Windows(self.precision);
-        let vector = if width % 4 == 0 { 4 } else { 1 };
         for first in (0..rows).step_by(step) {
             let count = step.min(rows - first);
-            let threads = Threads::each(count * taps * width / vector);
-            launch!(
-                self.gpu,
-                text,
-                "unfold",
-                threads,
-                x,
-                part.at,
-                windows,
-                first as u32,
-                count as u64,
-                taps as i32
-            );
+            self.unfold((x, windows), part.at, (first, count), taps)?;
             f(first, count, part.at)?;
         }
         Ok(())
@@ -173,6 +192,99 @@ impl Call<'_> {
 
     fn operand(&self, data: Data, count: usize) -> Result<Operand> {
         self.gpu.operand(data, count, self.precision)
+    }
+
+    /// cuDNN's way to do it, if it is to: none where the windows are written out.
+    fn plan(&self, pass: Pass) -> Result<Option<Arc<Plan>>> {
+        let large = || self.g.output_rows() >= WORTH && cudnn::version().is_ok();
+        let wanted = match chosen() {
+            Fused::Always => true,
+            Fused::Auto => large(),
+            Fused::Never => false,
+        };
+        let g = self.g;
+        let padded = g.dims.iter().map(Dim::padded).product::<usize>();
+        let numbers = (g.batch * padded * g.input).max(g.output_rows() * g.output);
+        // What is rounded to bf16 is so by one kernel.
+        let countable = numbers <= (u32::MAX - BLOCK) as usize;
+        if !wanted || !countable || self.precision != Precision::Bf16 {
+            return Ok(None);
+        }
+        let work = Work::Convolution(Convolution::of(self.g, pass));
+        match cudnn::compiled(self.gpu, work) {
+            Ok(plan) => Ok(Some(plan)),
+            Err(error) if chosen() == Fused::Always => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Queues cuDNN's plan for a pass; false if the windows are to be written out instead. `bias` is of the forward pass.
+    fn fused(&self, pass: Pass, [x, w, y]: [Given; 3], bias: Option<Address>) -> Result<bool> {
+        let Some(plan) = self.plan(pass)? else {
+            return Ok(false);
+        };
+        let g = self.g;
+        let weights = g.output * g.taps() * g.input_width();
+        let x = match x {
+            Given::Read(x) => self.with_borders(x)?,
+            Given::Written(at) => Operand::at(at),
+        };
+        let read = |given, count| match given {
+            Given::Read(data) => self.operand(data, count),
+            Given::Written(at) => Ok(Operand::at(at)),
+        };
+        let (w, y) = (read(w, weights)?, read(y, g.output_rows() * g.output)?);
+        let mut places = vec![(INPUT, x.at), (FILTER, w.at), (OUTPUT, y.at)];
+        places.extend(bias.map(|at| (BIAS, at)));
+        let aligned = places.iter().all(|(_, at)| at % ALIGNED == 0);
+        if !aligned && chosen() == Fused::Auto {
+            return Ok(false);
+        }
+        cudnn::run(self.gpu, &plan, &places)?;
+        Ok(true)
+    }
+
+    /// The input in bf16; where borders repeat, with them.
+    fn with_borders(&self, x: Data) -> Result<Operand> {
+        let (gpu, g) = (self.gpu, self.g);
+        if g.mode == Padding::Zero {
+            return self.operand(x, g.input_rows() * g.input);
+        }
+        let rows = g.batch * g.dims.iter().map(Dim::padded).product::<usize>();
+        let whole = Operand::rounded(gpu, gpu.alloc(rows * g.input)?);
+        self.unfold((x.at, Windows::borders(g)), whole.at, (0, rows), 1)?;
+        Ok(whole)
+    }
+
+    /// Writes `count` windows from the one at `first` on to `to`.
+    fn unfold(
+        &self,
+        (x, windows): (Address, Windows),
+        to: Address,
+        (first, count): (usize, usize),
+        taps: usize,
+    ) -> Result<()> {
+        let rows = first + count;
+        if rows > u32::MAX as usize {
+            bail!("conv: {rows} positions are more than a GPU's kernels count; convolve parts");
+        }
+        let width = windows.width as usize;
+        let vector = if width % 4 == 0 { 4 } else { 1 };
+        let text = Text::Windows(self.precision);
+        let threads = Threads::each(count * taps * width / vector);
+        launch!(
+            self.gpu,
+            text,
+            "unfold",
+            threads,
+            x,
+            to,
+            windows,
+            first as u32,
+            count as u64,
+            taps as i32
+        );
+        Ok(())
     }
 
     fn forward(&self, x: Address, w: Data, bias: Option<Address>) -> Result<Floats> {
@@ -188,6 +300,15 @@ impl Call<'_> {
                 (Windows::forward(g, 0), rows),
             )?;
             return Ok(y);
+        }
+        if !pointwise(g) {
+            let pass = Pass::Forward {
+                bias: bias.is_some(),
+            };
+            let x = Given::Read(Data { at: x, bf16: false });
+            if self.fused(pass, [x, Given::Read(w), Given::Written(to)], bias)? {
+                return Ok(y);
+            }
         }
         if let Some(bias) = bias {
             gpu.fill_rows(bias, to, rows, g.output)?;
@@ -256,16 +377,22 @@ impl Call<'_> {
         Ok(())
     }
 
-    fn grad_x(&self, w: Data, dy: Address) -> Result<Floats> {
+    fn grad_x(&self, w: Data, dy: Data) -> Result<Floats> {
         let (gpu, g) = (self.gpu, self.g);
         let sizes = g.dims.map(|d| seen(g, &d).0);
         let rows = g.batch * sizes.iter().product::<usize>();
         let dx = gpu.alloc(rows * g.input)?;
         let to = gpu.address(&dx);
         if g.depthwise() {
-            self.depthwise(dy, w, (0, to), (Windows::backward(g, 0), rows))?;
-        } else {
-            self.grad_x_products(w, dy, (to, rows))?;
+            self.depthwise(dy.at, w, (0, to), (Windows::backward(g, 0), rows))?;
+        } else if pointwise(g)
+            || !self.fused(
+                Pass::Data,
+                [Given::Written(to), Given::Read(w), Given::Read(dy)],
+                None,
+            )?
+        {
+            self.grad_x_products(w, dy.at, (to, rows))?;
         }
         if sizes == g.input_sizes() {
             return Ok(dx);
@@ -341,6 +468,12 @@ impl Call<'_> {
         }
         let dw = gpu.zeros(g.output * depth)?;
         let to = gpu.address(&dw);
+        if !pointwise(g) {
+            let x = Given::Read(Data { at: x, bf16: false });
+            if self.fused(Pass::Filter, [x, Given::Written(to), Given::Read(dy)], None)? {
+                return Ok(dw);
+            }
+        }
         let dy = self.operand(dy, rows * g.output)?;
         let multiply = |group: usize, first: usize, count: usize, at: Address| {
             let start = first * g.output + group * g.output_width();
@@ -436,7 +569,7 @@ pub fn conv_backward(
         let call = Call { gpu, g, precision };
         let mut found = [None, None, None];
         if x.track_op() {
-            found[0] = Some(gpu.tensor(call.grad_x(w_data, dy.at)?, x.dims()));
+            found[0] = Some(gpu.tensor(call.grad_x(w_data, dy)?, x.dims()));
         }
         if w.track_op() {
             let dw = gpu.tensor(call.grad_w(x_data.at, dy)?, w.dims());

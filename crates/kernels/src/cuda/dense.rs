@@ -1,47 +1,15 @@
 //! Attention by cuDNN: the blocks of a plan in which every query sees every key of its ranges, as pairs of ranges, each
 //! an attention of its own; what belongs to the same queries is merged by the logarithms of the sums.
 
-use std::collections::HashMap;
-use std::ffi::c_void;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
-use candle_core::cuda_backend::{DeviceId, WrapErr};
-use candle_core::{Result, bail};
+use candle_core::Result;
 
-use super::cudnn::{self, Handle, Plan, Shape};
+use super::cudnn::{self, Fused, Plan, Shape, Work, chosen, places};
 use super::eight::EightHeads;
 use super::gpu::{Address, Gpu, Text, Threads, launch};
 use crate::attention::{AttentionBlock, AttentionPlan, Extents};
-
-/// When attention goes to cuDNN instead of the kernels of this crate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Fused {
-    /// Where it is expected to be faster: bf16, heads of 64 or 128, large ranges, and no gradient wanted, since a
-    /// training's lengths change too often to compile a plan for each (about a second).
-    Auto,
-    /// Wherever it can, or it is an error: for tests.
-    Always,
-    /// Nowhere.
-    Never,
-}
-
-static CHOSEN: AtomicU8 = AtomicU8::new(Fused::Auto as u8);
-
-/// Chooses for all later operations.
-pub fn set_fused(fused: Fused) {
-    CHOSEN.store(fused as u8, Ordering::Relaxed);
-}
-
-fn chosen() -> Fused {
-    let chosen = CHOSEN.load(Ordering::Relaxed);
-    let all = [Fused::Auto, Fused::Always, Fused::Never];
-    all.into_iter()
-        .find(|fused| *fused as u8 == chosen)
-        .unwrap_or(Fused::Auto)
-}
 
 /// Why cuDNN refused an attention that was meant for it.
 static REFUSED: OnceLock<String> = OnceLock::new();
@@ -59,8 +27,6 @@ pub fn fused_attention() -> std::result::Result<String, String> {
 
 /// Below so many products of a query and a key a call is not worth its start.
 const WORTH: usize = 1 << 20;
-/// Plans that are kept.
-const KEPT: usize = 256;
 
 /// Queries that see a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,17 +173,11 @@ impl Job<'_> {
         };
         let part = gpu.alloc::<u8>(width * rows * e.query_heads * e.head)?;
         let sums = gpu.alloc::<f32>(rows * e.query_heads)?;
-        let workspace = gpu.alloc::<u8>(plan.workspace)?;
         let (part_at, sums_at) = (gpu.address(&part), gpu.address(&sums));
         let at = |base: Address, row: usize| base + (width * row * e.head) as u64;
         let (first, from) = (pair.q.start, pair.k.start);
-        let call = cudnn::Call {
-            tensors: [at(q, first), at(k, from), at(v, from), part_at, sums_at],
-            workspace: gpu.address(&workspace),
-            scale: self.scale,
-            scales,
-        };
-        with_state(gpu, |state| state.handle.run(plan, &call))?;
+        let tensors = [at(q, first), at(k, from), at(v, from), part_at, sums_at];
+        cudnn::run(gpu, plan, &places(tensors, &self.scale, scales))?;
         launch!(
             gpu,
             Text::Merge,
@@ -238,54 +198,19 @@ impl Job<'_> {
     }
 }
 
-/// cuDNN on one GPU, and what it compiled or refused.
-struct State {
-    handle: Handle,
-    plans: HashMap<Shape, std::result::Result<Arc<Plan>, String>>,
-}
-
-fn with_state<T>(gpu: &Gpu, f: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
-    static STATES: OnceLock<Mutex<HashMap<DeviceId, State>>> = OnceLock::new();
-    gpu.stream.context().bind_to_thread().w()?;
-    let states = STATES.get_or_init(Default::default);
-    // Another thread's panic leaves the map whole.
-    let mut states = states.lock().unwrap_or_else(|e| e.into_inner());
-    let id = gpu.device().id();
-    if !states.contains_key(&id) {
-        let handle = Handle::new(gpu.stream.cu_stream().cast::<c_void>())?;
-        let plans = HashMap::new();
-        states.insert(id, State { handle, plans });
-    }
-    match states.get_mut(&id) {
-        Some(state) => f(state),
-        None => bail!("cuDNN has no handle"),
-    }
-}
-
 /// The plans of pairs, compiled where they are new.
 fn compiled(gpu: &Gpu, pairs: &[Pair], (e, eight): (Extents, bool)) -> Result<Vec<Arc<Plan>>> {
-    with_state(gpu, |state| {
-        if state.plans.len() > KEPT {
-            state.plans.clear();
-        }
-        let plans = pairs.iter().map(|pair| {
-            let shape = Shape {
-                rows: [pair.q.len(), pair.k.len()],
-                all: [e.queries, e.keys],
-                heads: [e.query_heads, e.key_heads],
-                head: e.head,
-                eight,
-            };
-            let handle = &state.handle;
-            let known = state.plans.entry(shape);
-            let compile = || handle.plan(&shape).map(Arc::new).map_err(|e| e.to_string());
-            known
-                .or_insert_with(compile)
-                .clone()
-                .map_err(candle_core::Error::msg)
-        });
-        plans.collect()
-    })
+    let plans = pairs.iter().map(|pair| {
+        let shape = Shape {
+            rows: [pair.q.len(), pair.k.len()],
+            all: [e.queries, e.keys],
+            heads: [e.query_heads, e.key_heads],
+            head: e.head,
+            eight,
+        };
+        cudnn::compiled(gpu, Work::Attention(shape))
+    });
+    plans.collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub type Address = u64;
 pub type Floats = CudaSlice<f32>;
 
 /// Threads of a block where nothing else is asked for.
-const BLOCK: u32 = 256;
+pub const BLOCK: u32 = 256;
 /// Threads that work on a row together.
 pub const LANES: usize = 32;
 

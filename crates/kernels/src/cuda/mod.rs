@@ -31,8 +31,10 @@ pub(crate) use adam::adam;
 pub(crate) use attention::{Layer, Lse, attention, attention_backward, layer, layer_backward};
 pub(crate) use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 pub(crate) use conv::{conv, conv_backward};
-pub use cudnn::{Shape as DenseShape, plan_for};
-pub use dense::{Fused, fused_attention, set_fused};
+pub use cudnn::{
+    Convolution, Fused, Pass, Shape as DenseShape, Work as CudnnWork, plan_for, set_fused,
+};
+pub use dense::fused_attention;
 pub(crate) use expand::expand;
 pub use gpu::{Text, compile};
 pub(crate) use linear::{linear, linear_backward};

@@ -37,6 +37,22 @@ pub struct Gemm {
     pub beta: f32,
 }
 
+impl Operand {
+    /// Numbers that somebody else keeps.
+    pub fn at(at: Address) -> Self {
+        let _own = Own::None;
+        Self { at, _own }
+    }
+
+    /// Numbers in bf16.
+    pub fn rounded(gpu: &Gpu, own: CudaSlice<u16>) -> Self {
+        Self {
+            at: gpu.address(&own),
+            _own: Own::Rounded(own),
+        }
+    }
+}
+
 impl Gpu {
     /// Bytes of a number for products.
     pub fn width(precision: Precision) -> usize {

@@ -20,9 +20,16 @@ pub type Status = c_int;
 
 /// Kinds of descriptors.
 pub mod kind {
+    pub const POINTWISE: i32 = 0;
+    pub const CONVOLUTION: i32 = 1;
+    pub const ENGINE: i32 = 2;
     pub const ENGINE_CONFIG: i32 = 3;
     pub const HEURISTIC: i32 = 4;
     pub const PLAN: i32 = 5;
+    pub const CONVOLVE: i32 = 10;
+    pub const CONVOLVE_FILTER: i32 = 11;
+    pub const CONVOLVE_DATA: i32 = 12;
+    pub const COMPUTE_POINTWISE: i32 = 13;
     pub const GRAPH: i32 = 15;
     pub const PACK: i32 = 16;
     pub const TENSOR: i32 = 17;
@@ -32,14 +39,34 @@ pub mod kind {
 
 /// Names of attributes.
 pub mod name {
+    pub const POINTWISE_MODE: i32 = 0;
+    pub const POINTWISE_TYPE: i32 = 1;
+    pub const CONVOLUTION_TYPE: i32 = 100;
+    pub const CONVOLUTION_MODE: i32 = 101;
+    pub const CONVOLUTION_DILATION: i32 = 102;
+    pub const CONVOLUTION_STRIDE: i32 = 103;
+    pub const CONVOLUTION_AFTER: i32 = 104;
+    pub const CONVOLUTION_BEFORE: i32 = 105;
+    pub const CONVOLUTION_DIMENSIONS: i32 = 106;
     pub const HEURISTIC_MODE: i32 = 200;
     pub const HEURISTIC_GRAPH: i32 = 201;
     pub const HEURISTIC_RESULTS: i32 = 202;
     pub const HEURISTIC_PROPERTIES: i32 = 204;
+    pub const CONFIG_ENGINE: i32 = 300;
     pub const PLAN_HANDLE: i32 = 400;
     pub const PLAN_CONFIG: i32 = 401;
     pub const PLAN_WORKSPACE: i32 = 402;
     pub const PLAN_PROPERTIES: i32 = 407;
+    /// The factors on result and on what was there, the convolution, its weights, its input and its output.
+    pub const CONVOLVE_FIRST: i32 = 700;
+    /// The same of the gradient of the input.
+    pub const CONVOLVE_DATA_FIRST: i32 = 706;
+    /// The same of the gradient of the weights.
+    pub const CONVOLVE_FILTER_FIRST: i32 = 712;
+    pub const COMPUTE_POINTWISE: i32 = 750;
+    pub const POINTWISE_INPUT: i32 = 751;
+    pub const POINTWISE_SECOND: i32 = 752;
+    pub const POINTWISE_OUTPUT: i32 = 753;
     pub const GRAPH_HANDLE: i32 = 800;
     pub const GRAPH_OPERATIONS: i32 = 801;
     pub const TENSOR_ALIGNMENT: i32 = 900;
@@ -47,10 +74,12 @@ pub mod name {
     pub const TENSOR_SIZES: i32 = 902;
     pub const TENSOR_STRIDES: i32 = 903;
     pub const TENSOR_ID: i32 = 906;
+    pub const TENSOR_BETWEEN: i32 = 907;
     pub const TENSOR_BY_VALUE: i32 = 908;
     pub const PACK_IDS: i32 = 1000;
     pub const PACK_POINTERS: i32 = 1001;
     pub const PACK_WORKSPACE: i32 = 1003;
+    pub const ENGINE_NOTES: i32 = 1303;
     pub const PROPERTIES_JSON: i32 = 2702;
     /// Queries; keys, values, output, logarithms of sums and the scale follow.
     pub const ATTENTION_FIRST: i32 = 2800;
@@ -65,17 +94,22 @@ pub mod of {
     pub const NUMBERS: i32 = 1;
     pub const BOOLEAN: i32 = 2;
     pub const INT64: i32 = 3;
+    pub const FLOAT: i32 = 4;
     pub const POINTER: i32 = 6;
+    pub const CONVOLUTION_MODE: i32 = 7;
     pub const MODE: i32 = 8;
+    pub const NOTE: i32 = 11;
+    pub const POINTWISE_MODE: i32 = 14;
     pub const DESCRIPTOR: i32 = 15;
     pub const CHARS: i32 = 24;
 }
 
-/// Types of numbers, and the mode of a heuristic that ranks by expected speed.
+/// Types of numbers; the mode of a heuristic that ranks by expected speed, and of one that knows the rest.
 pub const F32: i32 = 0;
 pub const BF16: i32 = 9;
 pub const E4M3: i32 = 12;
 pub const RANKED: i32 = 3;
+pub const FALLBACK: i32 = 2;
 /// Bytes that every tensor's address is a multiple of.
 pub const ALIGNMENT: i64 = 16;
 
