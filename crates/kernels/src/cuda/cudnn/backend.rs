@@ -122,7 +122,7 @@ pub struct Api {
     create_descriptor: unsafe extern "C" fn(i32, *mut Raw) -> Status,
     destroy_descriptor: unsafe extern "C" fn(Raw) -> Status,
     set_attribute: unsafe extern "C" fn(Raw, i32, i32, i64, *const c_void) -> Status,
-    pub get_attribute: unsafe extern "C" fn(Raw, i32, i32, i64, *mut i64, *mut c_void) -> Status,
+    get_attribute: unsafe extern "C" fn(Raw, i32, i32, i64, *mut i64, *mut c_void) -> Status,
     finalize: unsafe extern "C" fn(Raw) -> Status,
     pub execute: unsafe extern "C" fn(Raw, Raw, Raw) -> Status,
 }
@@ -223,6 +223,17 @@ impl Descriptor {
     /// Gives an attribute another descriptor.
     pub fn set_one(&self, api: &Api, name: i32, of: &Descriptor) -> Result<()> {
         self.set(api, name, of::DESCRIPTOR, &[of.0])
+    }
+
+    /// Reads an attribute into the room there is, which for descriptors holds some of the kind to be filled; how many
+    /// values it has.
+    pub fn get<T>(&self, api: &Api, name: i32, of: i32, room: &mut [T]) -> Result<usize> {
+        let (mut count, to) = (0i64, room.as_mut_ptr().cast());
+        let room = room.len() as i64;
+        // SAFETY: there is as much room as is said, of the type that the attribute has.
+        let status = unsafe { (api.get_attribute)(self.0, name, of, room, &raw mut count, to) };
+        api.check(status, "what an attribute is")?;
+        Ok(count.max(0) as usize)
     }
 
     /// Closes it, after its attributes.

@@ -147,36 +147,10 @@ impl Plan {
 /// Whether an engine gives equal results for equal inputs.
 fn in_order(api: &Api, config: &Descriptor) -> Result<bool> {
     let engine = Descriptor::new(api, kind::ENGINE)?;
-    let (mut count, mut raw) = (0i64, engine.0);
-    let (from, name) = (config.0, name::CONFIG_ENGINE);
-    // SAFETY: there is room for one descriptor, which takes the engine's attributes.
-    let status = unsafe {
-        (api.get_attribute)(
-            from,
-            name,
-            of::DESCRIPTOR,
-            1,
-            &raw mut count,
-            (&raw mut raw).cast(),
-        )
-    };
-    api.check(status, "an engine")?;
+    config.get(api, name::CONFIG_ENGINE, of::DESCRIPTOR, &mut [engine.0])?;
     let mut notes = [0i32; NOTES];
-    let (room, to) = (NOTES as i64, notes.as_mut_ptr().cast());
-    // SAFETY: there is as much room as is said.
-    let status = unsafe {
-        (api.get_attribute)(
-            engine.0,
-            name::ENGINE_NOTES,
-            of::NOTE,
-            room,
-            &raw mut count,
-            to,
-        )
-    };
-    api.check(status, "what an engine is like")?;
-    let found = &notes[..(count.max(0) as usize).min(NOTES)];
-    Ok(!found.contains(&ANY_ORDER))
+    let count = engine.get(api, name::ENGINE_NOTES, of::NOTE, &mut notes)?;
+    Ok(!notes[..count.min(NOTES)].contains(&ANY_ORDER))
 }
 
 /// More notes than there are of an engine, and that of one whose sums are in any order.
@@ -189,12 +163,9 @@ fn compile(api: &Api, target: &Target, config: &Descriptor) -> Result<(Descripto
     target.set(api, &plan, name::PLAN_HANDLE, Some(name::PLAN_PROPERTIES))?;
     plan.set_one(api, name::PLAN_CONFIG, config)?;
     let plan = plan.finish(api, "a plan")?;
-    let (mut bytes, mut count) = (0i64, 0i64);
-    let (name, room) = (name::PLAN_WORKSPACE, (&raw mut bytes).cast());
-    // SAFETY: there is room for one number.
-    let status = unsafe { (api.get_attribute)(plan.0, name, of::INT64, 1, &raw mut count, room) };
-    api.check(status, "the memory of a plan")?;
-    Ok((plan, bytes.max(0) as usize))
+    let mut bytes = [0i64];
+    plan.get(api, name::PLAN_WORKSPACE, of::INT64, &mut bytes)?;
+    Ok((plan, bytes[0].max(0) as usize))
 }
 
 /// The ways to compute a graph that a heuristic knows, the fastest expected first.
@@ -204,24 +175,14 @@ fn engines(api: &Api, target: &Target, graph: &Descriptor, mode: i32) -> Result<
     heuristic.set(api, name::HEURISTIC_MODE, of::MODE, &[mode])?;
     target.set(api, &heuristic, -1, Some(name::HEURISTIC_PROPERTIES))?;
     let heuristic = heuristic.finish(api, "a choice of engines")?;
-    let results = |room: i64, to: *mut c_void| -> Result<usize> {
-        let mut count = 0i64;
-        let name = name::HEURISTIC_RESULTS;
-        // SAFETY: there is as much room as is said, filled with descriptors.
-        let status = unsafe {
-            (api.get_attribute)(heuristic.0, name, of::DESCRIPTOR, room, &raw mut count, to)
-        };
-        api.check(status, "the engines")?;
-        Ok(count.max(0) as usize)
-    };
-    let count = results(0, std::ptr::null_mut())?;
+    let (name, of) = (name::HEURISTIC_RESULTS, of::DESCRIPTOR);
+    let count = heuristic.get(api, name, of, &mut [] as &mut [Raw])?;
     let mut configs = (0..count)
         .map(|_| Descriptor::new(api, kind::ENGINE_CONFIG))
         .collect::<Result<Vec<_>>>()?;
     let mut raw: Vec<Raw> = configs.iter().map(|c| c.0).collect();
     // Only those come that this GPU can run.
-    let found = results(count as i64, raw.as_mut_ptr().cast())?;
-    configs.truncate(found);
+    configs.truncate(heuristic.get(api, name, of, &mut raw)?);
     Ok(configs)
 }
 
