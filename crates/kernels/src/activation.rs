@@ -5,6 +5,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
+use crate::gemm::Precision;
 use crate::rows::{Part, fold_parts, for_rows, parts};
 use crate::segments::Segments;
 use crate::simd::{Loop, erf, exp, sigmoid, sin_cos_half_turns, sum, tanh, vectorised};
@@ -23,7 +24,23 @@ trait Function: Copy + Send + Sync + 'static {
 }
 
 /// Applies F to every number.
-struct Unary<F>(F);
+struct Unary<F> {
+    function: F,
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "a processor stores f32")
+    )]
+    stored: Precision,
+}
+
+impl<F> Unary<F> {
+    fn new(function: F) -> Self {
+        Self {
+            function,
+            stored: Precision::F32,
+        }
+    }
+}
 
 struct Values<'a, F>(&'a [f32], &'a mut [f32], F);
 
@@ -58,7 +75,7 @@ impl<F: Function> CustomOp1 for Unary<F> {
         let x = floats(x, lx)?;
         let mut y = vec![0.0; x.len()];
         for_rows(&mut y, 1, |at, y| {
-            vectorised(Values(&x[at..at + y.len()], y, self.0))
+            vectorised(Values(&x[at..at + y.len()], y, self.function))
         });
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
@@ -69,7 +86,8 @@ impl<F: Function> CustomOp1 for Unary<F> {
         x: &candle_core::CudaStorage,
         lx: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        Ok((crate::cuda::unary(F::NAME, x, lx)?, lx.shape().clone()))
+        let y = crate::cuda::unary(F::NAME, x, lx, self.stored)?;
+        Ok((y, lx.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -82,7 +100,7 @@ impl<F: Function> CustomOp1 for Unary<F> {
             with_floats(x, |x| {
                 for_rows(&mut dx, 1, |at, dx| {
                     let range = at..at + dx.len();
-                    vectorised(Slopes(&x[range.clone()], &g[range], dx, self.0));
+                    vectorised(Slopes(&x[range.clone()], &g[range], dx, self.function));
                 });
                 Ok(())
             })
@@ -171,7 +189,7 @@ impl Function for Gelu7 {
 /// # Errors
 /// If x is not f32 on the CPU.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Unary(Silu))
+    x.contiguous()?.apply_op1(Unary::new(Silu))
 }
 
 /// `x * (1 + erf(x / sqrt 2)) / 2`, of any shape.
@@ -179,7 +197,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If x is not f32 on the CPU.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Unary(Gelu))
+    x.contiguous()?.apply_op1(Unary::new(Gelu))
 }
 
 /// GELU by the hyperbolic tangent, of any shape.
@@ -187,7 +205,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If x is not f32 on the CPU.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Unary(GeluTanh))
+    x.contiguous()?.apply_op1(Unary::new(GeluTanh))
 }
 
 /// `y * sigmoid(1.702 y)` with y = min(x, 7), of any shape.
@@ -195,7 +213,19 @@ pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If x is not f32 on the CPU.
 pub fn gelu7(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Unary(Gelu7))
+    gelu7_for_product(x, Precision::F32)
+}
+
+/// [`gelu7`] that nothing but products in `precision` reads: a GPU stores it as they take it, if no gradient is wanted.
+///
+/// # Errors
+/// As [`gelu7`].
+pub fn gelu7_for_product(x: &Tensor, precision: Precision) -> Result<Tensor> {
+    let op = Unary {
+        function: Gelu7,
+        stored: precision.stored(&[x]),
+    };
+    x.contiguous()?.apply_op1(op)
 }
 
 /// The gated MLP's middle: even columns are the gate, clamped above at 7; odd ones are linear, clamped to -7..7;
@@ -207,13 +237,28 @@ pub fn gelu7(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If the last dimension is odd, or x is not f32 on the CPU.
 pub fn swiglu7(x: &Tensor) -> Result<Tensor> {
+    swiglu7_for_product(x, Precision::F32)
+}
+
+/// [`swiglu7`] that nothing but products in `precision` reads: a GPU stores it as they take it, if no gradient is wanted.
+///
+/// # Errors
+/// As [`swiglu7`].
+pub fn swiglu7_for_product(x: &Tensor, precision: Precision) -> Result<Tensor> {
     if x.dim(candle_core::D::Minus1)? % 2 != 0 {
         bail!("swiglu7: {:?} has an odd number of columns", x.dims());
     }
-    x.contiguous()?.apply_op1(Swiglu7)
+    let stored = precision.stored(&[x]);
+    x.contiguous()?.apply_op1(Swiglu7 { stored })
 }
 
-struct Swiglu7;
+struct Swiglu7 {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "a processor stores f32")
+    )]
+    stored: Precision,
+}
 
 struct SwigluForward<'a>(&'a [[f32; 2]], &'a mut [f32]);
 
@@ -272,7 +317,7 @@ impl CustomOp1 for Swiglu7 {
         x: &candle_core::CudaStorage,
         lx: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        Ok((crate::cuda::swiglu(x, lx)?, Self::shape(lx)))
+        Ok((crate::cuda::swiglu(x, lx, self.stored)?, Self::shape(lx)))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {

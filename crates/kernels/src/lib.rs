@@ -23,7 +23,9 @@ pub mod selftest;
 mod simd;
 mod storage;
 
-pub use activation::{gelu, gelu_tanh, gelu7, head_gate, silu, snake, swiglu7};
+pub use activation::{
+    gelu, gelu_tanh, gelu7, gelu7_for_product, head_gate, silu, snake, swiglu7, swiglu7_for_product,
+};
 pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use conv::{ConvSpec, Padding, conv};
@@ -36,7 +38,7 @@ pub use gemm::Precision;
 pub use isa::{Isa, UnsupportedIsa, isa, set_isa};
 pub use linear::{linear, linear_frozen};
 pub use memory::keep_freed_memory;
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{layer_norm, rms_norm, rms_norm_for_product};
 pub use resample::upsample_nearest;
 pub use resident::{Resident, linear_resident};
 pub use rope::qk_norm_rope;

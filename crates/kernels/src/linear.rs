@@ -17,7 +17,7 @@ use crate::storage::{data, floats, with_data, with_floats};
 ///
 /// # Shapes
 /// x `[L, in]`; w `[G * out, in]`, the groups stacked along the rows, f32 or bf16; bias `[G * out]` -> `[L, out]`.
-/// All but w are f32.
+/// All but w are f32; on a GPU x may be bf16, as the operations `.._for_product` give it.
 ///
 /// # Errors
 /// If the shapes do not agree, G is less than `segments.groups()`, or a tensor is not on the CPU.

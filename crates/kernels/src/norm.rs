@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::gemm::Precision;
 use crate::rows::{Part, fold_parts, parts};
 use crate::segments::Segments;
 use crate::simd::{Loop, sum, vectorised};
@@ -17,6 +18,23 @@ use crate::storage::{floats, with_floats};
 /// # Errors
 /// If the shapes do not agree, G is less than `segments.groups()`, or a tensor is not on the CPU.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, segments: &Segments, eps: f64) -> Result<Tensor> {
+    rms_norm_for_product(x, weight, segments, eps, Precision::F32)
+}
+
+/// [`rms_norm`] that nothing but products in `precision` reads: a GPU stores it as they take it, if no gradient is wanted.
+///
+/// # Shapes
+/// As [`rms_norm`]; the result is f32 or bf16.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn rms_norm_for_product(
+    x: &Tensor,
+    weight: &Tensor,
+    segments: &Segments,
+    eps: f64,
+    precision: Precision,
+) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     if weight.dims() != [segments.groups() * width] || segments.end() > rows {
         bail!(
@@ -30,6 +48,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, segments: &Segments, eps: f64) -> R
     let op = RmsNorm {
         segments: segments.clone(),
         eps: eps as f32,
+        stored: precision.stored(&[x, weight]),
     };
     x.contiguous()?.apply_op2(&weight.contiguous()?, op)
 }
@@ -37,6 +56,11 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, segments: &Segments, eps: f64) -> R
 struct RmsNorm {
     segments: Segments,
     eps: f32,
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(dead_code, reason = "a processor stores f32")
+    )]
+    stored: Precision,
 }
 
 #[cfg(feature = "cuda")]
@@ -87,7 +111,7 @@ impl CustomOp2 for RmsNorm {
         w: &candle_core::CudaStorage,
         lw: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let y = crate::cuda::norm_turn((x, lx), (w, lw), &self.cuda(lx.dims()[1]))?;
+        let y = crate::cuda::norm_turn((x, lx), (w, lw), &self.cuda(lx.dims()[1]), self.stored)?;
         Ok((y, lx.shape().clone()))
     }
 

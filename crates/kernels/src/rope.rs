@@ -159,7 +159,8 @@ impl CustomOp2 for QkNormRope {
         w: &candle_core::CudaStorage,
         lw: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let y = crate::cuda::norm_turn((x, lx), (w, lw), &self.cuda(lx.dims()))?;
+        let norm = self.cuda(lx.dims());
+        let y = crate::cuda::norm_turn((x, lx), (w, lw), &norm, crate::Precision::F32)?;
         Ok((y, lx.shape().clone()))
     }
 

@@ -49,6 +49,7 @@ struct Case {
     /// Whether it gives gradients.
     gradients: bool,
     /// Whether a GPU computes it by cuDNN.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "there is no GPU"))]
     fused: bool,
 }
 
@@ -220,6 +221,7 @@ fn cases() -> Result<Vec<Case>> {
         all.extend(conv(precision)?);
         all.extend(attention(precision)?);
     }
+    all.push(for_products()?);
     all.extend(eight_bits()?);
     all.extend(fused()?);
     all.extend(norms()?);
@@ -289,6 +291,28 @@ fn linear(precision: Precision) -> Result<Vec<Case>> {
             },
         )?,
     ])
+}
+
+/// An MLP without gradients, whose middle a GPU stores as the products read it.
+fn for_products() -> Result<Case> {
+    let shapes: [&[usize]; 4] = [&[97, 40], &[3 * 40], &[3 * 48, 40], &[3 * 40, 24]];
+    let run = |x: &[Tensor], _: &Device| {
+        let (segments, precision) = (ragged()?, Precision::Bf16);
+        let normed = crate::rms_norm_for_product(&x[0], &x[1], &segments, 1e-6, precision)?;
+        let up = crate::linear(&normed, &x[2], None, &segments, precision)?;
+        let (whole, half) = (
+            crate::gelu7_for_product(&up, precision)?,
+            crate::swiglu7_for_product(&up, precision)?,
+        );
+        let back = x[2].reshape((3 * 40, 48))?;
+        crate::linear(&whole, &back, None, &segments, precision)?
+            + crate::linear(&half, &x[3], None, &segments, precision)?
+    };
+    let case = case("norm and MLP for products Bf16", &shapes, ROUNDED, run)?;
+    Ok(Case {
+        gradients: false,
+        ..case
+    })
 }
 
 /// Linear maps in 8-bit floats: sizes that their products take, and sizes that are multiplied as bf16.

@@ -31,14 +31,13 @@ fn operations_agree_with_the_processor() {
 #[ignore = "needs NVRTC: LD_LIBRARY_PATH=toolkit/nvidia/cu13/lib"]
 fn kernels_compile_for_hopper() {
     cuda::open_compiler(&[]).unwrap();
-    let mut texts = vec![
-        cuda::Text::Pointwise,
-        cuda::Text::Merge,
-        cuda::Text::Eight,
-        cuda::Text::Expand,
-    ];
+    let mut texts = vec![cuda::Text::Merge, cuda::Text::Eight, cuda::Text::Expand];
     for precision in [Precision::F32, Precision::Bf16] {
-        texts.extend([cuda::Text::Rows(precision), cuda::Text::Windows(precision)]);
+        texts.extend([
+            cuda::Text::Pointwise(precision),
+            cuda::Text::Rows(precision),
+            cuda::Text::Windows(precision),
+        ]);
         texts.extend([16, 64, 128, 256].map(|head| cuda::Text::Attention(precision, head)));
     }
     for text in texts {

@@ -37,7 +37,8 @@ pub struct SelfAttention<'a> {
 /// `qk_norm_rope` of queries and keys, `attention`, and `head_gate`, of the columns q, k, v, gate of `qkv`.
 ///
 /// # Shapes
-/// qkv `[L, (Nq + 2 Nk) K + Nq]`; norms of q and k `[G * K]` -> `[L, Nq * K]`. All f32.
+/// qkv `[L, (Nq + 2 Nk) K + Nq]`; norms of q and k `[G * K]` -> `[L, Nq * K]`. All f32, but that a GPU stores the result as
+/// products take it that are as precise as `layer.precision`, if no gradient is wanted: one of them is to read it.
 ///
 /// # Errors
 /// If the shapes do not agree, the segments leave a row out, as `attention`, or a tensor is not on the CPU.
@@ -163,6 +164,10 @@ impl LayerOp {
             },
             precision: self.precision,
             trains: self.trains,
+            stored: match self.trains {
+                true => Precision::F32,
+                false => self.precision.stored(&[]),
+            },
         }
     }
 

@@ -3,7 +3,8 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{Result, Tensor};
 
-use super::gpu::{Text, Threads, launch, with_floats};
+use super::gpu::{Threads, launch, with_floats};
+use super::pointwise::POINTWISE;
 use crate::adam::AdamStep;
 
 // SAFETY: eight f32 numbers, laid out as in the kernel.
@@ -21,7 +22,7 @@ pub fn adam(
             let count = grad.elem_count();
             launch!(
                 gpu,
-                Text::Pointwise,
+                POINTWISE,
                 "adam",
                 Threads::each(count),
                 w,

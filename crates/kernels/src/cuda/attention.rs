@@ -483,6 +483,8 @@ pub struct Layer<'a> {
     pub precision: Precision,
     /// Whether gradients will be wanted.
     pub trains: bool,
+    /// What the result is stored in.
+    pub stored: Precision,
 }
 
 impl Layer<'_> {
@@ -551,9 +553,14 @@ pub fn layer(
     let [q, k, v] = layer.pack(&call, qkv, [floats(q_norm, lq)?, floats(k_norm, lk)?])?;
     let (out, lse) = call.forward([q.at, k.at, v.at], layer.trains)?;
     let (at, count) = (gpu.address(&out), e.queries * e.query_heads * e.head);
+    let (gated, to) = match layer.stored {
+        Precision::F32 => (gpu.storage(out), at),
+        stored => gpu.result(count, stored)?,
+    };
     let gates = (qkv, e.width(), e.gates());
-    gate_heads(&gpu, at, gates, at, (count, e.head, e.query_heads))?;
-    Ok((gpu.storage(out), lse))
+    let sizes = (count, e.head, e.query_heads);
+    gate_heads(&gpu, at, gates, (to, layer.stored), sizes)?;
+    Ok((gated, lse))
 }
 
 /// The gradients of qkv and of the two norms.

@@ -29,8 +29,8 @@ pub const LANES: usize = 32;
 /// The source text of some kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Text {
-    /// Functions of one number, gates, copies.
-    Pointwise,
+    /// Functions of one number, gates, copies, with results for products in this precision.
+    Pointwise(Precision),
     /// Norms, and sums over rows, with numbers for products in this precision.
     Rows(Precision),
     /// Convolutions.
@@ -48,7 +48,7 @@ pub enum Text {
 impl Text {
     fn name(self) -> &'static str {
         match self {
-            Text::Pointwise => "pointwise",
+            Text::Pointwise(_) => "pointwise",
             Text::Rows(_) => "rows",
             Text::Windows(_) => "windows",
             Text::Merge => "merge",
@@ -60,7 +60,7 @@ impl Text {
 
     fn source(self) -> String {
         let own = match self {
-            Text::Pointwise => include_str!("source/pointwise.cu"),
+            Text::Pointwise(_) => include_str!("source/pointwise.cu"),
             Text::Rows(_) => include_str!("source/rows.cu"),
             Text::Windows(_) => include_str!("source/windows.cu"),
             Text::Merge => include_str!("source/merge.cu"),
@@ -69,7 +69,8 @@ impl Text {
             Text::Expand => include_str!("source/expand.cu"),
         };
         let mut defines = String::new();
-        if let Text::Rows(Precision::Bf16)
+        if let Text::Pointwise(Precision::Bf16)
+        | Text::Rows(Precision::Bf16)
         | Text::Windows(Precision::Bf16)
         | Text::Attention(Precision::Bf16, _) = self
         {
@@ -194,6 +195,23 @@ impl Gpu {
 
     pub fn storage(&self, floats: Floats) -> CudaStorage {
         CudaStorage::wrap_cuda_slice(floats, self.device.clone())
+    }
+
+    /// Room for a result of so many numbers, f32 or bf16, and where it is.
+    pub fn result(&self, count: usize, stored: Precision) -> Result<(CudaStorage, Address)> {
+        let device = self.device.clone();
+        Ok(match stored {
+            Precision::Bf16 => {
+                let room = self.alloc::<half::bf16>(count)?;
+                let at = self.address(&room);
+                (CudaStorage::wrap_cuda_slice(room, device), at)
+            }
+            _ => {
+                let room = self.alloc::<f32>(count)?;
+                let at = self.address(&room);
+                (CudaStorage::wrap_cuda_slice(room, device), at)
+            }
+        })
     }
 
     /// A kernel, compiled when it is first asked for.

@@ -5,13 +5,16 @@ use candle_core::{CudaStorage, Layout, Result, Tensor};
 
 use super::gpu::{Address, Gpu, Text, Threads, floats, launch, with_floats};
 use super::rows::{Sum, View, sum_parts};
+use crate::gemm::Precision;
 use crate::segments::Segments;
 
-const POINTWISE: Text = Text::Pointwise;
+/// The kernels whose results are f32.
+pub const POINTWISE: Text = Text::Pointwise(Precision::F32);
 
 /// A function of one number: `name` is the kernels' name without its ending.
-pub fn unary(name: &str, x: &CudaStorage, lx: &Layout) -> Result<CudaStorage> {
-    each(&format!("{}_forward", name.replace('-', "_")), (x, lx), 1)
+pub fn unary(name: &str, x: &CudaStorage, lx: &Layout, stored: Precision) -> Result<CudaStorage> {
+    let name = format!("{}_forward", name.replace('-', "_"));
+    each(&name, (x, lx), 1, stored)
 }
 
 /// Its gradient.
@@ -20,8 +23,8 @@ pub fn unary_backward(name: &str, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
 }
 
 /// `swiglu7`.
-pub fn swiglu(x: &CudaStorage, lx: &Layout) -> Result<CudaStorage> {
-    each("swiglu7_forward", (x, lx), 2)
+pub fn swiglu(x: &CudaStorage, lx: &Layout, stored: Precision) -> Result<CudaStorage> {
+    each("swiglu7_forward", (x, lx), 2, stored)
 }
 
 /// Its gradient.
@@ -30,22 +33,26 @@ pub fn swiglu_backward(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
 }
 
 /// One number of the result for `inputs` of x.
-fn each(name: &str, (x, lx): (&CudaStorage, &Layout), inputs: usize) -> Result<CudaStorage> {
+fn each(
+    name: &str,
+    (x, lx): (&CudaStorage, &Layout),
+    inputs: usize,
+    stored: Precision,
+) -> Result<CudaStorage> {
     let gpu = Gpu::of(x);
     let count = lx.shape().elem_count() / inputs;
     let x = floats(x, lx)?;
-    let y = gpu.alloc(count)?;
-    let at = gpu.address(&y);
+    let (y, at) = gpu.result(count, stored)?;
     launch!(
         gpu,
-        POINTWISE,
+        Text::Pointwise(stored),
         name,
         Threads::each(count),
         x,
         at,
         count as u64
     );
-    Ok(gpu.storage(y))
+    Ok(y)
 }
 
 fn each_backward(name: &str, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
@@ -80,26 +87,26 @@ pub fn gate(
         &gpu,
         floats(x, lx)?,
         gates,
-        gpu.address(&y),
+        (gpu.address(&y), Precision::F32),
         (count, width, heads),
     )?;
     Ok(gpu.storage(y))
 }
 
 /// Multiplies heads by the sigmoids of their gates: `gates` are where they begin, the numbers from one row to the next
-/// and those before the first; sizes are all numbers, those of a head, and heads a row.
+/// and those before the first; sizes are all numbers, those of a head, and heads a row. What is written is f32 or bf16.
 pub fn gate_heads(
     gpu: &Gpu,
     x: Address,
     (gates, stride, offset): (Address, usize, usize),
-    y: Address,
+    (y, stored): (Address, Precision),
     (count, width, heads): (usize, usize, usize),
 ) -> Result<()> {
     let (width, heads, stride, offset) = (width as i32, heads as i32, stride as i32, offset as i32);
     let threads = Threads::each(count);
     launch!(
         gpu,
-        POINTWISE,
+        Text::Pointwise(stored),
         "gate_heads",
         threads,
         x,
@@ -124,7 +131,7 @@ pub fn gate_backward(x: &Tensor, gates: &Tensor, grad: &Tensor) -> Result<[Tenso
             gpu,
             g,
             (gates_at, heads, 0),
-            to,
+            (to, Precision::F32),
             (x.elem_count(), width, heads),
         )?;
         let dgates = gpu.alloc(rows * heads)?;

@@ -4,7 +4,8 @@ use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 
-use super::gpu::{Address, Data, Floats, Gpu, Text, Threads, launch};
+use super::gpu::{Address, Data, Floats, Gpu, Threads, launch};
+use super::pointwise::POINTWISE;
 use crate::gemm::Precision;
 
 /// Numbers for products, in the precision of the products, and the memory that was made for them.
@@ -71,7 +72,7 @@ impl Gpu {
                 let at = self.address(&rounded);
                 launch!(
                     self,
-                    Text::Pointwise,
+                    POINTWISE,
                     "round_bf16",
                     threads,
                     data.at,
@@ -86,7 +87,7 @@ impl Gpu {
                 let at = self.address(&widened);
                 launch!(
                     self,
-                    Text::Pointwise,
+                    POINTWISE,
                     "widen_bf16",
                     threads,
                     data.at,
@@ -161,7 +162,7 @@ impl Gpu {
         let threads = Threads::each(count);
         launch!(
             self,
-            Text::Pointwise,
+            POINTWISE,
             "fill_rows",
             threads,
             row,

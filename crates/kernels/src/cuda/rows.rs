@@ -201,24 +201,25 @@ impl Norm<'_> {
     }
 }
 
-/// Forward.
+/// Forward; the result is f32 or bf16.
 pub fn norm_turn(
     (x, lx): (&CudaStorage, &Layout),
     (w, lw): (&CudaStorage, &Layout),
     norm: &Norm,
+    stored: Precision,
 ) -> Result<CudaStorage> {
     let gpu = Gpu::of(x);
     let count = lx.shape().elem_count();
     let rows = count / norm.width.max(1);
     let (x, w) = (floats(x, lx)?, floats(w, lw)?);
     let groups = groups(&gpu, norm.segments, rows / norm.heads.max(1))?;
-    let y = gpu.alloc(count)?;
-    let (at, groups) = (gpu.address(&y), gpu.address(&groups));
+    let (y, at) = gpu.result(count, stored)?;
+    let groups = gpu.address(&groups);
     let view = View::heads(norm.heads, norm.width);
     norm.with_angles(|[sin, cos], turning| {
         launch!(
             gpu,
-            ROWS,
+            Text::Rows(stored),
             "norm_turn",
             Threads::warps(rows),
             x,
@@ -235,7 +236,7 @@ pub fn norm_turn(
         );
         Ok(())
     })?;
-    Ok(gpu.storage(y))
+    Ok(y)
 }
 
 /// The gradients of x and of the weights.

@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use gallop_kernels::{
-    Precision, Segments, SelfAttention, gelu7, rms_norm, self_attention, swiglu7,
+    Precision, Segments, SelfAttention, gelu7_for_product, rms_norm_for_product, self_attention,
+    swiglu7_for_product,
 };
 
 use super::matrix::{Form, Matrix, MatrixSource, Weight};
@@ -174,8 +175,10 @@ impl Rows<'_> {
         weight.linear(x, sets, (self.segments, self.precision))
     }
 
+    /// For a linear map to read.
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        rms_norm(x, &self.present(weight)?, self.segments, NORM_EPS)
+        let weight = self.present(weight)?;
+        rms_norm_for_product(x, &weight, self.segments, NORM_EPS, self.precision)
     }
 }
 
@@ -302,8 +305,8 @@ impl Mlp {
     fn forward(&self, x: &Tensor, rows: &Rows) -> error::Result<Tensor> {
         let up = rows.linear(&rows.norm(x, &self.pre_norm)?, &self.up)?;
         let hidden = match self.kind {
-            MlpKind::Gelu7 => gelu7(&up)?,
-            MlpKind::Swiglu7 => swiglu7(&up)?,
+            MlpKind::Gelu7 => gelu7_for_product(&up, rows.precision)?,
+            MlpKind::Swiglu7 => swiglu7_for_product(&up, rows.precision)?,
         };
         drop(up);
         rows.linear(&hidden, &self.down)

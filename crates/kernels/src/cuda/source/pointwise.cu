@@ -1,4 +1,4 @@
-// Functions of one number, gates, copies.
+// Functions of one number, gates, copies. What a product may read is written as products take it.
 
 // Where SwiGLU7 and GELU7 clamp, and the steepness of their sigmoid.
 #define LIMIT 7.0f
@@ -33,8 +33,8 @@ __device__ __forceinline__ float gelu7_slope(float x) {
 }
 
 #define UNARY(name)                                                                              \
-    KERNEL name##_forward(const float *x, float *y, u64 count) {                                 \
-        if (AT < count) y[AT] = name##_value(x[AT]);                                             \
+    KERNEL name##_forward(const float *x, E *y, u64 count) {                                     \
+        if (AT < count) y[AT] = element(name##_value(x[AT]));                                    \
     }                                                                                            \
     KERNEL name##_backward(const float *x, const float *g, float *dx, u64 count) {               \
         if (AT < count) dx[AT] = g[AT] * name##_slope(x[AT]);                                    \
@@ -46,10 +46,10 @@ UNARY(gelu_tanh)
 UNARY(gelu7)
 
 // x [count, 2]: gate and linear.
-KERNEL swiglu7_forward(const float *x, float *y, u64 count) {
+KERNEL swiglu7_forward(const float *x, E *y, u64 count) {
     if (AT >= count) return;
     float gate = x[2ull * AT], linear = x[2ull * AT + 1];
-    y[AT] = gelu7_value(gate) * (fminf(fmaxf(linear, -LIMIT), LIMIT) + 1.0f);
+    y[AT] = element(gelu7_value(gate) * (fminf(fmaxf(linear, -LIMIT), LIMIT) + 1.0f));
 }
 
 KERNEL swiglu7_backward(const float *x, const float *g, float *dx, u64 count) {
@@ -60,11 +60,11 @@ KERNEL swiglu7_backward(const float *x, const float *g, float *dx, u64 count) {
 }
 
 // One gate a head of `width` numbers; row l of the gates begins at l * stride + offset.
-KERNEL gate_heads(const float *x, const float *gates, float *y, u64 count, int width, int heads, int stride,
+KERNEL gate_heads(const float *x, const float *gates, E *y, u64 count, int width, int heads, int stride,
                   int offset) {
     if (AT >= count) return;
     u32 head = AT / width;
-    y[AT] = x[AT] * sigmoid(gates[(u64)(head / heads) * stride + offset + head % heads]);
+    y[AT] = element(x[AT] * sigmoid(gates[(u64)(head / heads) * stride + offset + head % heads]));
 }
 
 // The gradient of the gates: a warp a head.

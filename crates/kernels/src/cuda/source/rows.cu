@@ -34,7 +34,7 @@ __device__ __forceinline__ float turned_forward(const float *x, const float *w, 
 // RMSNorm with weights `w[group] + 1`, and rotation; a warp a row. A row in no group (-1) gives zeros.
 // Row r has the group and the angles of r / heads.
 KERNEL norm_turn(const float *x, View from, const float *w, const int *groups, const float *sin, const float *cos,
-                 int turning, float eps, int width, u64 rows, float *y) {
+                 int turning, float eps, int width, u64 rows, E *y) {
     u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
@@ -43,13 +43,13 @@ KERNEL norm_turn(const float *x, View from, const float *w, const int *groups, c
     x += place(from, row, width);
     y += (u64)row * width;
     if (group < 0) {
-        for (int i = lane; i < width; i += LANES) y[i] = 0.0f;
+        for (int i = lane; i < width; i += LANES) y[i] = element(0.0f);
         return;
     }
     w += (u64)group * width;
     float r = inverse_rms(x, width, eps, lane);
     for (int i = lane; i < width; i += LANES) {
-        y[i] = turned_forward(x, w, r, i, sin + (u64)l * turning, cos + (u64)l * turning, turning);
+        y[i] = element(turned_forward(x, w, r, i, sin + (u64)l * turning, cos + (u64)l * turning, turning));
     }
 }
 
