@@ -99,12 +99,21 @@ pub struct ClipOf {
     pub audio: bool,
 }
 
-/// The files of a folder whose names end with one of `ends`, in the order of their names; `kind` is what they are.
+/// The files of a folder whose names end with one of `ends`, in the order of their names; `kind` is what they are, and
+/// `script` what fetches some.
 ///
 /// # Errors
 /// If the folder cannot be read, or has no such file.
-pub(crate) fn files_in(folder: &Path, ends: &[&str], kind: &str) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(folder).map_err(TrainError::file(folder))?;
+pub(crate) fn files_in(
+    folder: &Path,
+    ends: &[&str],
+    (kind, script): (&str, &str),
+) -> Result<Vec<PathBuf>> {
+    let without = |why: String| {
+        let folder = folder.display();
+        TrainError::Data(format!("{folder}: {why}; {script} fetches some"))
+    };
+    let entries = std::fs::read_dir(folder).map_err(|e| without(e.to_string()))?;
     let mut paths: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
@@ -113,8 +122,7 @@ pub(crate) fn files_in(folder: &Path, ends: &[&str], kind: &str) -> Result<Vec<P
         })
         .collect();
     if paths.is_empty() {
-        let what = format!("{}: there is no {kind} here", folder.display());
-        return Err(TrainError::Data(what));
+        return Err(without(format!("there is no {kind} here")));
     }
     paths.sort();
     Ok(paths)

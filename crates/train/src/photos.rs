@@ -39,7 +39,7 @@ impl Photos {
     /// # Errors
     /// If the folder or a picture cannot be read, or there is none.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
-        let paths = files_in(folder, &ENDS, "picture")?;
+        let paths = files_in(folder, &ENDS, ("picture", "tools/photographs"))?;
         let pictures = paths.iter().map(|path| Ok(pyramid(read_image(path)?)));
         Ok(Self(pictures.collect::<Result<_>>()?))
     }

@@ -47,7 +47,7 @@ impl Recordings {
     /// If the folder or a sound cannot be read, or there is none.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let mut sounds = Vec::new();
-        for path in files_in(folder, &ENDS, "sound")? {
+        for path in files_in(folder, &ENDS, ("sound", "tools/recordings"))? {
             let mut audio = read_audio(&path)?;
             audio.left.truncate(LONGEST);
             audio.right.truncate(LONGEST);
@@ -183,6 +183,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refused = || Recordings::read(folder.path()).err().unwrap().to_string();
         let name = folder.path().to_str().unwrap();
+        let missing = Recordings::read(&folder.path().join("b")).err().unwrap();
+        assert!(
+            missing.to_string().contains("tools/recordings"),
+            "{missing}"
+        );
         assert!(refused().contains(name) && refused().contains("no sound"));
         gallop_media::write_audio(&folder.path().join("a.wav"), &tone(0.1, 0.0)).unwrap();
         assert!(refused().contains(name) && refused().contains("silent"));
