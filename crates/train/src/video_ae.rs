@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 use crate::data::{ClipOf, View, WorldRecipe, choose, cut};
 use crate::error::{Result, TrainError};
 use crate::export::{export, measure, start_from};
-use crate::importance::importance;
 use crate::loss::{change_loss, latent_noise, pixel_loss};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
@@ -31,8 +30,6 @@ use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
 
 /// Batches that the latents' mean and spread are measured on.
 const STATISTICS_BATCHES: u64 = 24;
-/// Clips that the size of channels is measured on.
-const WEIGHED: usize = 3;
 /// Where those batches are in the stream of data: beyond any training.
 const STATISTICS_AT: u64 = 1 << 40;
 /// Root mean square that latents start with, well within their bounds, and the least it is measured as.
@@ -55,11 +52,6 @@ pub struct VideoAeRecipe {
     /// the decoder learns.
     #[serde(default)]
     pub freeze_encoder: bool,
-    /// How much larger those channels of the normalised latents are that make more of the picture: 0 for all alike, 1 as
-    /// large as the change of the pixels they make. What is larger comes out of the noise earlier, so that a transformer
-    /// settles the coarse before the fine.
-    #[serde(default)]
-    pub spectrum: f64,
     /// Weights to begin with, of the same widths and depths; the cosine transform if missing.
     pub start: Option<PathBuf>,
     /// Widths and depths.
@@ -374,26 +366,8 @@ impl VideoTask {
         let recipe = &self.source.recipe;
         if !(recipe.freeze_encoder && recipe.start.is_some()) {
             measure(vars, &self.latents()?)?;
-            self.tilt(vars)?;
         }
         export(vars, &recipe.model, path)
-    }
-
-    /// Makes normalised channels smaller that make less of the picture, by [`VideoAeRecipe::spectrum`].
-    fn tilt(&self, vars: &Vars) -> Result<()> {
-        let recipe = &self.source.recipe;
-        let Some(std) = vars.get("latents.std").filter(|_| recipe.spectrum > 0.0) else {
-            return Ok(());
-        };
-        let clips = (self.held_out.iter().take(WEIGHED))
-            .map(|frames| Ok(self.ae.encode(frames)?.detach()))
-            .collect::<Result<Vec<_>>>()?;
-        let clips: Vec<&Tensor> = clips.iter().collect();
-        let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX);
-        // The weights are of squares.
-        let sizes = importance(&self.ae, &clips, 0.5 * recipe.spectrum, &mut rng)?;
-        let largest = f64::from(sizes.max(0)?.to_scalar::<f32>()?);
-        Ok(std.set(&(std.as_tensor() / (sizes / largest)?)?)?)
     }
 }
 
