@@ -18,7 +18,7 @@ mod unipc;
 pub use guidance::{Guidance, Scale};
 pub use loss::{flow_matching, next_token};
 pub use noise::gaussian;
-pub use path::{add_noise, mix_snr, velocity_target, x0_from_velocity};
+pub use path::{add_noise, add_noise_by_channel, mix_snr, velocity_target, x0_from_velocity};
 pub use samplers::{Field, euler, renoise, renoise_step, sde, sde_step, sde_theta};
 pub use schedule::{flow_sigmas, shifted, timestep, zero_snr_table};
 pub use training::SigmaDistribution;

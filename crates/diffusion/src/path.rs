@@ -7,6 +7,12 @@ pub fn add_noise(x0: &Tensor, noise: &Tensor, sigma: f64) -> Result<Tensor> {
     x0.affine(1.0 - sigma, 0.0)? + noise.affine(sigma, 0.0)?
 }
 
+/// The same with a noise level for each entry of the last dimension.
+pub fn add_noise_by_channel(x0: &Tensor, noise: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
+    let sigmas = Tensor::new(sigmas, x0.device())?.to_dtype(x0.dtype())?;
+    x0.broadcast_mul(&sigmas.affine(-1.0, 1.0)?)? + noise.broadcast_mul(&sigmas)?
+}
+
 /// What the network learns to say: `noise - x0`.
 pub fn velocity_target(x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
     noise - x0
@@ -27,6 +33,15 @@ pub fn mix_snr(x0: &Tensor, noise: &Tensor, signal: f64) -> Result<Tensor> {
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    #[test]
+    fn channels_have_noise_of_their_own() -> Result<()> {
+        let x0 = Tensor::new(&[[1.0_f64, -2.0], [0.5, 4.0]], &Device::Cpu)?;
+        let noise = Tensor::new(&[[0.3_f64, 0.1], [-1.0, 2.0]], &Device::Cpu)?;
+        let x = add_noise_by_channel(&x0, &noise, &[0.0, 0.75])?;
+        assert_eq!(x.to_vec2::<f64>()?, [[1.0, -0.425], [0.5, 2.5]]);
+        Ok(())
+    }
 
     #[test]
     fn the_velocity_leads_back_to_the_data() -> Result<()> {

@@ -37,6 +37,13 @@ impl SigmaDistribution {
         }
     }
 
+    /// How far it prefers noise, which is how a schedule for the same model should be shifted.
+    pub fn shift(&self) -> f64 {
+        match *self {
+            Self::Uniform { shift } | Self::LogitNormal { shift, .. } => shift,
+        }
+    }
+
     /// One level.
     pub fn sample(&self, rng: &mut impl Rng) -> f64 {
         self.quantile(open_unit(rng))

@@ -1,6 +1,6 @@
 //! The transformer as the field that a sampler follows.
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, Result, Tensor};
 use gallop_core::{Cancel, LatentShape, Progress};
 use gallop_diffusion::{Field, Guidance, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
@@ -9,11 +9,13 @@ use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 /// Why [`Field::velocity`] stopped when the user asked it to.
 pub(crate) const CANCELLED: &str = "cancelled";
 
-/// Velocities of one clip, with or without guidance. The state is video latents [F, H, W, C] and,
+/// Velocities of one clip, with or without guidance. The state is what [`bands`] makes of video latents [F, H, W, C] and,
 /// unless the clip is silent, audio latents [A, C].
 pub(crate) struct Denoiser<'a> {
     pub dit: &'a Dit,
     pub guidance: Guidance,
+    /// Shifts of the noise levels of the video latents' bands.
+    pub video_shifts: &'a [f64],
     /// Shift of the sound's noise level against the picture's.
     pub audio_shift: f64,
     /// The clip under its prompt.
@@ -27,6 +29,16 @@ pub(crate) struct Denoiser<'a> {
     pub progress: &'a dyn Progress,
     pub cancel: &'a Cancel,
     pub steps_done: u64,
+}
+
+/// Video latents as parts of a sampler's state, one for each noise level: so many equal parts of the channels.
+pub(crate) fn bands(video: &Tensor, count: usize) -> Result<Vec<Tensor>> {
+    video.chunk(count, D::Minus1)
+}
+
+/// What [`bands`] took apart.
+pub(crate) fn joined(bands: &[Tensor]) -> Result<Tensor> {
+    Tensor::cat(bands, D::Minus1)
 }
 
 /// The two sequences of a [`Denoiser`].
@@ -51,13 +63,15 @@ impl Denoiser<'_> {
         x: &[Tensor],
     ) -> gallop_model::Result<Vec<Vec<Tensor>>> {
         let samples = sequence.samples().len();
-        let audio = match x.get(1) {
+        let count = self.video_shifts.len();
+        let video = joined(&x[..count])?;
+        let audio = match x.get(count) {
             Some(audio) => sequence.pack(Modality::Audio, &vec![audio.clone(); samples])?,
             None => None,
         };
         let outputs = self.dit.forward(&Batch {
             sequence,
-            video: sequence.video_tokens(&vec![x[0].clone(); samples])?,
+            video: sequence.video_tokens(&vec![video; samples])?,
             audio,
             text: Some(Text::Ids(self.ids.clone())),
             predict_text: false,
@@ -71,10 +85,14 @@ impl Denoiser<'_> {
             None => Vec::new(),
         };
         let mut audio = audio.into_iter();
-        Ok(video
+        video
             .into_iter()
-            .map(|video| std::iter::once(video).chain(audio.next()).collect())
-            .collect())
+            .map(|video| {
+                let mut parts = bands(&video, count)?;
+                parts.extend(audio.next());
+                Ok(parts)
+            })
+            .collect()
     }
 }
 
@@ -99,16 +117,17 @@ impl Field for Denoiser<'_> {
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        match part {
-            0 => sigma,
-            _ => shifted(sigma, self.audio_shift),
-        }
+        let shift = self.video_shifts.get(part).unwrap_or(&self.audio_shift);
+        shifted(sigma, *shift)
     }
 
     fn hold(&mut self, mut x: Vec<Tensor>) -> Result<Vec<Tensor>> {
         if let Some(first) = &self.first {
-            let rest = x[0].narrow(0, 1, x[0].dim(0)? - 1)?;
-            x[0] = Tensor::cat(&[first, &rest], 0)?;
+            let count = self.video_shifts.len();
+            for (x, first) in x.iter_mut().zip(bands(first, count)?) {
+                let rest = x.narrow(0, 1, x.dim(0)? - 1)?;
+                *x = Tensor::cat(&[first, rest], 0)?;
+            }
         }
         Ok(x)
     }

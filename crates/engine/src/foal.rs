@@ -212,6 +212,8 @@ pub struct Foal {
     pub info: FoalInfo,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) dit: Dit,
+    /// Shifts of the noise levels of equal parts of the video latents' channels: one for all, or one a channel.
+    pub(crate) video_shifts: Vec<f64>,
     pub(crate) video_ae: VideoAe,
     pub(crate) audio_ae: AudioAe,
     pub(crate) device: Device,
@@ -284,6 +286,7 @@ impl Foal {
         };
         let (files, weights) = open(Part::Dit)?;
         let dit = Dit::new(&config(&files, Part::Dit)?, &weights)?;
+        let video_shifts = video_shifts(&files, dit.config().video_channels)?;
         let (files, weights) = open(Part::VideoAe)?;
         let video_ae = VideoAe::new(&config(&files, Part::VideoAe)?, &weights, precision)?;
         let (files, weights) = open(Part::AudioAe)?;
@@ -292,6 +295,7 @@ impl Foal {
             info,
             tokenizer,
             dit,
+            video_shifts,
             video_ae,
             audio_ae,
             device: device.clone(),
@@ -322,6 +326,21 @@ fn open(part: Part, folder: Option<&Path>) -> Result<WeightFiles> {
         None => WeightFiles::embedded(part.file(), part.embedded())?,
         Some(folder) => WeightFiles::open(&folder.join(part.file()))?,
     })
+}
+
+/// How much later than the first each channel of a video latent comes out of the noise, from the header of the
+/// transformer's weights; one 1 for all where it says nothing.
+fn video_shifts(files: &WeightFiles, channels: usize) -> Result<Vec<f64>> {
+    let Some(json) = files.metadata("video_shifts") else {
+        return Ok(vec![1.0]);
+    };
+    let shifts: Vec<f64> = serde_json::from_str(json).unwrap_or_default();
+    if shifts.len() != channels || !shifts.iter().all(|s| s.is_finite() && *s > 0.0) {
+        let file = Part::Dit.file();
+        let what = format!("`{file}` has no {channels} positive video_shifts");
+        return Err(UserError::new(what, "use weights that `gallop train` wrote").into());
+    }
+    Ok(shifts)
 }
 
 /// The shape of a network, from the header of its weights.

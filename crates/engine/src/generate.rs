@@ -11,7 +11,7 @@ use gallop_model::video_ae::{GROUP, VideoDecoder};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::denoiser::{CANCELLED, Denoiser, sequences};
+use crate::denoiser::{CANCELLED, Denoiser, bands, joined, sequences};
 use crate::error::{EngineError, Result};
 use crate::foal::Foal;
 
@@ -93,7 +93,8 @@ fn sample(
         shape.width,
         config.video_channels,
     );
-    let mut x = vec![gaussian(&mut rng, grid, &model.device)?];
+    let shifts = model.video_shifts.as_slice();
+    let mut x = bands(&gaussian(&mut rng, grid, &model.device)?, shifts.len())?;
     if shape.audio > 0 {
         x.push(gaussian(
             &mut rng,
@@ -106,6 +107,7 @@ fn sample(
     let mut denoiser = Denoiser {
         dit: &model.dit,
         guidance: Guidance::constant(request.guidance, x.len()),
+        video_shifts: shifts,
         audio_shift: model.info.sampling.audio_shift,
         cond,
         both,
@@ -123,13 +125,15 @@ fn sample(
         .run(&mut denoiser, x, &sigmas, &mut |shape| {
             gaussian(&mut rng, shape, &model.device)
         });
-    result.map_err(|error| {
+    let found = result.map_err(|error| {
         if cancel.is_cancelled() && error.to_string().contains(CANCELLED) {
             EngineError::Cancelled
         } else {
             error.into()
         }
-    })
+    })?;
+    let (video, audio) = found.split_at(shifts.len());
+    Ok([&[joined(video)?], audio].concat())
 }
 
 fn encode_prompt(model: &Foal, prompt: &str, progress: &dyn Progress) -> Result<Tensor> {
@@ -226,10 +230,7 @@ mod tests {
     use candle_core::Device;
     use gallop_core::{Ratio, Request, Silent};
 
-    /// Else an untrained model, which evaluation compares with, would hold every step of the sampler.
-    #[test]
-    fn nothing_is_remembered_for_gradients() {
-        let model = Foal::embedded(&Device::Cpu).unwrap();
+    fn small_plan(model: &Foal) -> Plan {
         let request = Request {
             prompt: "a red ball".into(),
             duration: 1.0,
@@ -240,7 +241,14 @@ mod tests {
             guidance: 2.0,
             audio: true,
         };
-        let plan = Plan::new(request, model.info.strides()).unwrap();
+        Plan::new(request, model.info.strides()).unwrap()
+    }
+
+    /// Else an untrained model, which evaluation compares with, would hold every step of the sampler.
+    #[test]
+    fn nothing_is_remembered_for_gradients() {
+        let model = Foal::embedded(&Device::Cpu).unwrap();
+        let plan = small_plan(&model);
         for model in [
             Foal::embedded(&Device::Cpu).unwrap(),
             model.untrained(1).unwrap(),
@@ -248,6 +256,30 @@ mod tests {
             let latents = sample(&model, &plan, None, (&Silent, &Cancel::default())).unwrap();
             assert!(latents.iter().all(|x| !x.track_op()));
         }
+    }
+
+    #[test]
+    fn channels_may_have_noise_levels_of_their_own() {
+        let mut model = Foal::embedded(&Device::Cpu).unwrap();
+        let plan = small_plan(&model);
+        let channels = model.dit.config().video_channels;
+        let first = Frame::black(plan.clip.size);
+        let mut made = |shifts: Vec<f64>| {
+            model.video_shifts = shifts;
+            let silent = (&Silent as _, &Cancel::default());
+            let latents = sample(&model, &plan, Some(&first), silent).unwrap();
+            let given = encode_first(&model, plan.clip.size, &first).unwrap();
+            let begins = latents[0].narrow(0, 0, 1).unwrap();
+            let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(numbers(&begins), numbers(&given));
+            assert_eq!(latents.len(), 2);
+            numbers(&latents[0])
+        };
+        let together = made(vec![1.0]);
+        assert_eq!(together, made(vec![1.0; channels]));
+        let mut later = vec![1.0; channels];
+        later[channels - 1] = 4.0;
+        assert_ne!(together, made(later));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
 use crate::export::{small, start_from};
-use crate::importance::importance;
+use crate::importance::{channel_shifts, importance};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
@@ -67,6 +67,11 @@ pub struct DitRecipe {
     /// alike, 1 in proportion to the pixels' mean squared change.
     #[serde(default)]
     pub importance: f64,
+    /// How much earlier those channels of a video latent come out of the noise that make more of the picture: 0 for all at
+    /// once, 1 as if each were as large as the change of the pixels that it makes. Latents that are all alike hide what is
+    /// coarse as long as what is fine, and a picture's parts are then made without regard to each other.
+    #[serde(default)]
+    pub spectrum: f64,
     /// Shift of the sound's noise level against the picture's, as in sampling: above 1 the picture is
     /// ahead.
     #[serde(default = "crate::data::one")]
@@ -153,17 +158,22 @@ pub fn train_dit(
     std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;
     let size = recipe.model;
     let config = DitConfig::small(size.width, size.depth, size.outer, tokenizer.vocabulary());
-    let source = Arc::new(source(recipe, config.clone(), (tokenizer, device))?);
+    let mut source = source(recipe, config.clone(), (tokenizer, device))?;
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(recipe.run.seed), device);
     let held_out = held_out(&source)?;
     let clips: Vec<&Tensor> = (held_out.iter().take(WEIGHED).map(|clip| &clip.video)).collect();
     let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
     let importance = importance(&source.video_ae, &clips, recipe.importance, &mut rng)?;
+    source.video_shifts = channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?;
+    let mut about = BTreeMap::from([("config".to_string(), to_json(&config))]);
+    if !source.video_shifts.is_empty() {
+        about.insert("video_shifts".to_string(), to_json(&source.video_shifts));
+    }
     let mut task = DitTask {
         dit: Dit::new(&config, &weights)?,
         held_out,
-        source,
+        source: Arc::new(source),
         importance: importance.sqrt()?,
     };
     if let Some(path) = &recipe.start {
@@ -179,8 +189,6 @@ pub fn train_dit(
         cancel,
     };
     let outcome = train(&mut task, &mut optimiser, &run)?;
-    let json = serde_json::to_string(&config).expect("a configuration is plain data");
-    let about = BTreeMap::from([("config".to_string(), json)]);
     optimiser.with_ema(|| -> Result<()> {
         Ok(save_weights(
             &folder.join("dit.safetensors"),
@@ -189,6 +197,10 @@ pub fn train_dit(
         )?)
     })?;
     Ok(outcome)
+}
+
+fn to_json(what: &impl Serialize) -> String {
+    serde_json::to_string(what).expect("configurations and numbers are plain data")
 }
 
 /// Learns the vocabulary from the captions that training will show.
@@ -230,6 +242,7 @@ fn source(
         audio_ae,
         device: device.clone(),
         tokenizer,
+        video_shifts: Vec::new(),
         pool,
         ready: Mutex::new(HashMap::new()),
     })

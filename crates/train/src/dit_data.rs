@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, LatentShape, PixelSize};
-use gallop_diffusion::{add_noise, gaussian, shifted, velocity_target};
+use gallop_diffusion::{add_noise, add_noise_by_channel, gaussian, shifted, velocity_target};
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::DitConfig;
@@ -104,6 +104,8 @@ pub(crate) struct Source {
     /// Where the autoencoders are and batches go.
     pub device: Device,
     pub tokenizer: TextTokenizer,
+    /// Shifts of the noise levels of a video latent's channels; empty if all have the same.
+    pub video_shifts: Vec<f64>,
     pub pool: ThreadPool,
     pub ready: Mutex<HashMap<Key, Arc<EncodedClip>>>,
 }
@@ -240,17 +242,23 @@ impl Source {
         (sigma, rng): ([f64; 2], &mut Pcg64),
     ) -> Result<Piece> {
         let spec = SampleSpec::new(task, clip.shape()?, ids.len());
-        let mut mix = |x0: &Tensor, sigma, given: &dyn Fn(usize) -> bool| -> Result<[Tensor; 2]> {
+        type Given<'a> = &'a dyn Fn(usize) -> bool;
+        let mut mix = |x0: &Tensor, levels: &[f64], given: Given| -> Result<[Tensor; 2]> {
             let noise = gaussian(rng, x0.shape(), x0.device())?;
-            let noisy = add_noise(x0, &noise, sigma)?;
+            let noisy = match levels {
+                [sigma] => add_noise(x0, &noise, *sigma)?,
+                _ => add_noise_by_channel(x0, &noise, levels)?,
+            };
             let steps = (0..x0.dim(0)?)
                 .map(|t| (if given(t) { x0 } else { &noisy }).narrow(0, t, 1))
                 .collect::<candle_core::Result<Vec<_>>>()?;
             Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
         };
-        let video = mix(&clip.video, sigma[0], &|t| spec.is_frame_given(t))?;
+        let video = mix(&clip.video, &self.video_levels(sigma[0]), &|t| {
+            spec.is_frame_given(t)
+        })?;
         let audio =
-            (clip.audio.as_ref()).map(|audio| mix(audio, sigma[1], &|t| spec.is_audio_given(t)));
+            (clip.audio.as_ref()).map(|audio| mix(audio, &[sigma[1]], &|t| spec.is_audio_given(t)));
         Ok(Piece {
             motion: moving(&clip.motion, self.recipe.motion, sigma[0])?,
             audio: audio.transpose()?,
@@ -258,6 +266,14 @@ impl Source {
             ids,
             spec,
         })
+    }
+
+    /// The noise levels of a video latent's channels, one for all if they have the same.
+    fn video_levels(&self, sigma: f64) -> Vec<f64> {
+        match self.video_shifts.as_slice() {
+            [] => vec![sigma],
+            shifts => shifts.iter().map(|s| shifted(sigma, *s)).collect(),
+        }
     }
 
     /// Clips under their first caption, each at fixed noise levels of picture and sound, for validation. If `late`, the

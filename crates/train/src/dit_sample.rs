@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 use gallop_core::Frame;
 use gallop_diffusion::{Field, Guidance, euler, flow_sigmas, gaussian, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
@@ -15,8 +15,6 @@ use crate::sheet::write_sheet;
 
 /// Sampling steps.
 const STEPS: usize = 16;
-/// Shift of their noise levels.
-const SHIFT: f64 = 2.0;
 /// Classifier-free guidance.
 const GUIDANCE: f64 = 3.0;
 /// Frames of a clip that the sheet shows.
@@ -65,9 +63,11 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
     let ids = Tensor::new(prompts.concat(), &source.device)?;
 
     let mut rng = stream(source.recipe.run.seed, Purpose::Validation, u64::MAX - 1);
+    let bands = source.video_shifts.len().max(1);
     let mut x = Vec::new();
     for clip in clips {
-        x.push(gaussian(&mut rng, clip.video.shape(), &source.device)?);
+        let noise = gaussian(&mut rng, clip.video.shape(), &source.device)?;
+        x.extend(noise.chunk(bands, D::Minus1)?);
     }
     for audio in clips.iter().filter_map(|clip| clip.audio.as_ref()) {
         x.push(gaussian(&mut rng, audio.shape(), &source.device)?);
@@ -77,35 +77,69 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         cond: (cond, ids),
         uncond,
         guidance: Guidance::constant(GUIDANCE, x.len()),
+        video_shifts: &source.video_shifts,
         audio_shift: source.recipe.audio_shift,
     };
-    let mut x = euler(&mut field, x, &flow_sigmas(STEPS, SHIFT))?;
-    x.truncate(clips.len());
-    Ok(x)
+    let sigmas = flow_sigmas(STEPS, source.recipe.sigma.shift());
+    let x = euler(&mut field, x, &sigmas)?;
+    Ok(joined(&x[..clips.len() * bands], bands)?)
 }
 
-/// Clips under their captions, with guidance; the state is all videos, then all sounds.
+/// Videos of which every `bands` parts are the channels.
+fn joined(x: &[Tensor], bands: usize) -> candle_core::Result<Vec<Tensor>> {
+    let videos = x.chunks(bands);
+    videos.map(|parts| Tensor::cat(parts, D::Minus1)).collect()
+}
+
+/// Clips under their captions, with guidance; the state is all videos, their channels in parts of their own if they have
+/// noise levels of their own, then all sounds.
 struct Clips<'a> {
     dit: &'a Dit,
     cond: (TokenSequence, Tensor),
     uncond: TokenSequence,
     guidance: Guidance,
+    video_shifts: &'a [f64],
     audio_shift: f64,
+}
+
+impl Clips<'_> {
+    fn bands(&self) -> usize {
+        self.video_shifts.len().max(1)
+    }
+
+    /// How many parts of the state are of videos.
+    fn video_parts(&self) -> usize {
+        self.uncond.samples().len() * self.bands()
+    }
 }
 
 impl Field for Clips<'_> {
     fn velocity(&mut self, x: &[Tensor], sigma: f64) -> candle_core::Result<Vec<Tensor>> {
+        let (videos, sounds) = x.split_at(self.video_parts());
+        let videos = joined(videos, self.bands())?;
+        let whole = [videos.as_slice(), sounds].concat();
         let (sequence, ids) = &self.cond;
-        let cond = velocity(self.dit, sequence, x, Some(ids))?;
-        let uncond = velocity(self.dit, &self.uncond, x, None)?;
+        let split = |velocities: Vec<Tensor>| -> candle_core::Result<Vec<Tensor>> {
+            let (videos, sounds) = velocities.split_at(videos.len());
+            let mut parts = Vec::with_capacity(x.len());
+            for video in videos {
+                parts.extend(video.chunk(self.bands(), D::Minus1)?);
+            }
+            parts.extend_from_slice(sounds);
+            Ok(parts)
+        };
+        let cond = split(velocity(self.dit, sequence, &whole, Some(ids))?)?;
+        let uncond = split(velocity(self.dit, &self.uncond, &whole, None)?)?;
         self.guidance.apply(&cond, &uncond, sigma)
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        if part < self.uncond.samples().len() {
-            sigma
-        } else {
-            shifted(sigma, self.audio_shift)
+        if part >= self.video_parts() {
+            return shifted(sigma, self.audio_shift);
+        }
+        match self.video_shifts {
+            [] => sigma,
+            shifts => shifted(sigma, shifts[part % shifts.len()]),
         }
     }
 }

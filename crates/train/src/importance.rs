@@ -50,3 +50,25 @@ pub(crate) fn importance(
     let weights = Tensor::new(weights, ae.device())?;
     Ok(weights.broadcast_div(&weights.mean_keepdim(D::Minus1)?)?)
 }
+
+/// Shifts of the noise levels of the channels, least where a channel makes most of the picture, which is 1 there: as if
+/// each were as large as the change of the pixels that it makes to the power `spectrum`. None if that is 0.
+///
+/// # Errors
+/// As [`importance`].
+pub(crate) fn channel_shifts(
+    ae: &VideoAe,
+    clips: &[&Tensor],
+    spectrum: f64,
+    rng: &mut Pcg64,
+) -> Result<Vec<f64>> {
+    if spectrum == 0.0 {
+        return Ok(Vec::new());
+    }
+    // The weights are of squares. A level shifted by 1 / a is that of a channel a times as large.
+    let sizes = importance(ae, clips, 0.5 * spectrum, rng)?.to_vec1::<f32>()?;
+    let largest = sizes.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+    Ok((sizes.iter())
+        .map(|size| f64::from(largest / size))
+        .collect())
+}

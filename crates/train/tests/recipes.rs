@@ -38,6 +38,7 @@ fn recipes_can_be_read() {
         recipe::<DitRecipe>(&format!("{name}-dit"));
     }
     recipe::<DitRecipe>("foal-dit-sync");
+    recipe::<DitRecipe>("foal-dit-spectrum");
     recipe::<VideoAeRecipe>("foal-video-decoder");
     recipe::<AudioAeRecipe>("foal-audio-decoder");
 }
