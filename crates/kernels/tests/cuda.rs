@@ -115,7 +115,8 @@ fn cudnn_compiles_convolutions_for_hopper() {
     let forward = [Pass::Forward { bias: true }, Pass::Forward { bias: false }];
     let all = [forward[0], forward[1], Pass::Data, Pass::Filter];
     // The exact and the fast video decoder's at 256p and 1080p, the video encoder's that halve, the audio decoder's.
-    let cases: [(&[usize], &[usize], &ConvSpec, &[Pass]); 6] = [
+    type Case<'a> = (&'a [usize], &'a [usize], &'a ConvSpec, &'a [Pass]);
+    let cases: [Case; 6] = [
         (&[1, 4, 256, 448, 256], &[256, 3, 3, 3, 256], &causal, &all),
         (
             &[1, 2, 1088, 1920, 96],

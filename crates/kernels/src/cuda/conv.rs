@@ -269,7 +269,7 @@ impl Call<'_> {
             bail!("conv: {rows} positions are more than a GPU's kernels count; convolve parts");
         }
         let width = windows.width as usize;
-        let vector = if width % 4 == 0 { 4 } else { 1 };
+        let vector = if width.is_multiple_of(4) { 4 } else { 1 };
         let text = Text::Windows(self.precision);
         let threads = Threads::each(count * taps * width / vector);
         launch!(

@@ -232,7 +232,8 @@ impl Gpu {
     }
 
     fn load(&self, text: Text, name: &str) -> Result<CudaFunction> {
-        static COMPILED: OnceLock<Mutex<HashMap<(Text, (i32, i32)), Arc<str>>>> = OnceLock::new();
+        type Compiled = HashMap<(Text, (i32, i32)), Arc<str>>;
+        static COMPILED: OnceLock<Mutex<Compiled>> = OnceLock::new();
         let context = self.stream.context();
         let capability = context.compute_capability().w()?;
         let ptx = {

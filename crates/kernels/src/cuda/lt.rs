@@ -1,6 +1,7 @@
 //! Products by cuBLASLt, for what plain cuBLAS has no call for: 8-bit floats, and a bias added on the way out.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, OnceLock};
 
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
@@ -162,19 +163,14 @@ fn with_lt<T>(gpu: &Gpu, f: impl FnOnce(&mut Lt) -> Result<T>) -> Result<T> {
     gpu.stream.context().bind_to_thread().w()?;
     // Another thread's panic leaves the map whole.
     let mut all = (ALL.get_or_init(Default::default).lock()).unwrap_or_else(|e| e.into_inner());
-    let id = gpu.device().id();
-    if !all.contains_key(&id) {
-        let lt = Lt {
+    f(match all.entry(gpu.device().id()) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(Lt {
             handle: checked(result::create_handle(), "a handle")?,
             workspace: gpu.alloc(WORKSPACE)?,
             chosen: HashMap::new(),
-        };
-        all.insert(id, lt);
-    }
-    match all.get_mut(&id) {
-        Some(lt) => f(lt),
-        None => bail!("cuBLASLt has no handle"),
-    }
+        }),
+    })
 }
 
 fn checked<T>(done: std::result::Result<T, result::CublasError>, what: &str) -> Result<T> {

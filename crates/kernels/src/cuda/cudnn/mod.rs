@@ -8,13 +8,14 @@ mod convolution;
 mod plan;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use backend::{Api, OLDEST_EIGHT};
+use candle_core::Result;
 use candle_core::cuda_backend::{DeviceId, WrapErr};
-use candle_core::{Result, bail};
 
 use super::gpu::Gpu;
 pub use attention::{SCALE_STEP, SCALES, Shape, places};
@@ -90,16 +91,14 @@ fn with_state<T>(gpu: &Gpu, f: impl FnOnce(&mut State) -> Result<T>) -> Result<T
     let states = STATES.get_or_init(Default::default);
     // Another thread's panic leaves the map whole.
     let mut states = states.lock().unwrap_or_else(|e| e.into_inner());
-    let id = gpu.device().id();
-    if !states.contains_key(&id) {
-        let handle = Handle::new(gpu.stream.cu_stream().cast::<c_void>())?;
-        let plans = HashMap::new();
-        states.insert(id, State { handle, plans });
-    }
-    match states.get_mut(&id) {
-        Some(state) => f(state),
-        None => bail!("cuDNN has no handle"),
-    }
+    f(match states.entry(gpu.device().id()) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => {
+            let handle = Handle::new(gpu.stream.cu_stream().cast::<c_void>())?;
+            let plans = HashMap::new();
+            new.insert(State { handle, plans })
+        }
+    })
 }
 
 /// The plan for some work, compiled if it is new.
