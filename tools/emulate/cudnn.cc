@@ -231,7 +231,7 @@ API int cudnnBackendSetAttribute(Descriptor *d, int name, int type, long long co
 
 API int cudnnBackendGetAttribute(Descriptor *d, int name, int type, long long room, long long *count, void *to) {
     if (!alive.count(d) || !d->finished) return fail(BAD_PARAM, "asked before it was finished");
-    *count = 1;
+    *count = room < 1 && to ? 0 : 1;
     if (d->kind == HEURISTIC && name == 202 && type == 15) {
         // As the library's: convolutions to f32 are known to one heuristic, attention to the other.
         Descriptor *graph = other(d, 201);

@@ -228,8 +228,12 @@ impl Descriptor {
     /// Reads an attribute into the room there is, which for descriptors holds some of the kind to be filled; how many
     /// values it has.
     pub fn get<T>(&self, api: &Api, name: i32, of: i32, room: &mut [T]) -> Result<usize> {
-        let (mut count, to) = (0i64, room.as_mut_ptr().cast());
-        let room = room.len() as i64;
+        // Only for no address at all the library counts what there is.
+        let to = match room {
+            [] => std::ptr::null_mut(),
+            _ => room.as_mut_ptr().cast(),
+        };
+        let (mut count, room) = (0i64, room.len() as i64);
         // SAFETY: there is as much room as is said, of the type that the attribute has.
         let status = unsafe { (api.get_attribute)(self.0, name, of, room, &raw mut count, to) };
         api.check(status, "what an attribute is")?;
