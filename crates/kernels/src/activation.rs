@@ -223,7 +223,7 @@ pub fn gelu7(x: &Tensor) -> Result<Tensor> {
 pub fn gelu7_for_product(x: &Tensor, precision: Precision) -> Result<Tensor> {
     let op = Unary {
         function: Gelu7,
-        stored: precision.stored(&[x]),
+        stored: precision.stored(x.track_op()),
     };
     x.contiguous()?.apply_op1(op)
 }
@@ -248,7 +248,7 @@ pub fn swiglu7_for_product(x: &Tensor, precision: Precision) -> Result<Tensor> {
     if x.dim(candle_core::D::Minus1)? % 2 != 0 {
         bail!("swiglu7: {:?} has an odd number of columns", x.dims());
     }
-    let stored = precision.stored(&[x]);
+    let stored = precision.stored(x.track_op());
     x.contiguous()?.apply_op1(Swiglu7 { stored })
 }
 

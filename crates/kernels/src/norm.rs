@@ -48,7 +48,7 @@ pub fn rms_norm_for_product(
     let op = RmsNorm {
         segments: segments.clone(),
         eps: eps as f32,
-        stored: precision.stored(&[x, weight]),
+        stored: precision.stored(x.track_op() || weight.track_op()),
     };
     x.contiguous()?.apply_op2(&weight.contiguous()?, op)
 }

@@ -164,10 +164,6 @@ impl LayerOp {
             },
             precision: self.precision,
             trains: self.trains,
-            stored: match self.trains {
-                true => Precision::F32,
-                false => self.precision.stored(&[]),
-            },
         }
     }
 

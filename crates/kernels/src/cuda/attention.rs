@@ -483,8 +483,6 @@ pub struct Layer<'a> {
     pub precision: Precision,
     /// Whether gradients will be wanted.
     pub trains: bool,
-    /// What the result is stored in.
-    pub stored: Precision,
 }
 
 impl Layer<'_> {
@@ -553,13 +551,14 @@ pub fn layer(
     let [q, k, v] = layer.pack(&call, qkv, [floats(q_norm, lq)?, floats(k_norm, lk)?])?;
     let (out, lse) = call.forward([q.at, k.at, v.at], layer.trains)?;
     let (at, count) = (gpu.address(&out), e.queries * e.query_heads * e.head);
-    let (gated, to) = match layer.stored {
+    let stored = layer.precision.stored(layer.trains);
+    let (gated, to) = match stored {
         Precision::F32 => (gpu.storage(out), at),
-        stored => gpu.result(count, stored)?,
+        _ => gpu.result(count, stored)?,
     };
     let gates = (qkv, e.width(), e.gates());
     let sizes = (count, e.head, e.query_heads);
-    gate_heads(&gpu, at, gates, (to, layer.stored), sizes)?;
+    gate_heads(&gpu, at, gates, (to, stored), sizes)?;
     Ok((gated, lse))
 }
 

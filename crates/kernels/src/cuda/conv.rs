@@ -23,8 +23,6 @@ use crate::segments::Segments;
 const BUDGET: usize = 1 << 30;
 /// Outputs of a convolution that make it worth a plan of cuDNN's.
 const WORTH: usize = 1 << 12;
-/// Bytes that cuDNN wants addresses to be multiples of.
-const ALIGNED: u64 = 16;
 /// Parts that the sums of a depthwise weight's gradient are cut into, and the fewest rows of one.
 const PARTS: usize = 512;
 const LEAST: usize = 64;
@@ -207,7 +205,7 @@ impl Call<'_> {
         let numbers = (g.batch * padded * g.input).max(g.output_rows() * g.output);
         // What is rounded to bf16 is so by one kernel.
         let countable = numbers <= (u32::MAX - BLOCK) as usize;
-        if !wanted || !countable || self.precision != Precision::Bf16 {
+        if !wanted || !countable || pointwise(g) || self.precision != Precision::Bf16 {
             return Ok(None);
         }
         let work = Work::Convolution(Convolution::of(self.g, pass));
@@ -236,7 +234,9 @@ impl Call<'_> {
         let (w, y) = (read(w, weights)?, read(y, g.output_rows() * g.output)?);
         let mut places = vec![(INPUT, x.at), (FILTER, w.at), (OUTPUT, y.at)];
         places.extend(bias.map(|at| (BIAS, at)));
-        let aligned = places.iter().all(|(_, at)| at % ALIGNED == 0);
+        let aligned = places
+            .iter()
+            .all(|(_, at)| at % cudnn::ALIGNMENT as u64 == 0);
         if !aligned && chosen() == Fused::Auto {
             return Ok(false);
         }
@@ -301,14 +301,12 @@ impl Call<'_> {
             )?;
             return Ok(y);
         }
-        if !pointwise(g) {
-            let pass = Pass::Forward {
-                bias: bias.is_some(),
-            };
-            let x = Given::Read(Data { at: x, bf16: false });
-            if self.fused(pass, [x, Given::Read(w), Given::Written(to)], bias)? {
-                return Ok(y);
-            }
+        let pass = Pass::Forward {
+            bias: bias.is_some(),
+        };
+        let input = Given::Read(Data { at: x, bf16: false });
+        if self.fused(pass, [input, Given::Read(w), Given::Written(to)], bias)? {
+            return Ok(y);
         }
         if let Some(bias) = bias {
             gpu.fill_rows(bias, to, rows, g.output)?;
@@ -385,13 +383,11 @@ impl Call<'_> {
         let to = gpu.address(&dx);
         if g.depthwise() {
             self.depthwise(dy.at, w, (0, to), (Windows::backward(g, 0), rows))?;
-        } else if pointwise(g)
-            || !self.fused(
-                Pass::Data,
-                [Given::Written(to), Given::Read(w), Given::Read(dy)],
-                None,
-            )?
-        {
+        } else if !self.fused(
+            Pass::Data,
+            [Given::Written(to), Given::Read(w), Given::Read(dy)],
+            None,
+        )? {
             self.grad_x_products(w, dy.at, (to, rows))?;
         }
         if sizes == g.input_sizes() {
@@ -468,11 +464,13 @@ impl Call<'_> {
         }
         let dw = gpu.zeros(g.output * depth)?;
         let to = gpu.address(&dw);
-        if !pointwise(g) {
-            let x = Given::Read(Data { at: x, bf16: false });
-            if self.fused(Pass::Filter, [x, Given::Written(to), Given::Read(dy)], None)? {
-                return Ok(dw);
-            }
+        let input = Given::Read(Data { at: x, bf16: false });
+        if self.fused(
+            Pass::Filter,
+            [input, Given::Written(to), Given::Read(dy)],
+            None,
+        )? {
+            return Ok(dw);
         }
         let dy = self.operand(dy, rows * g.output)?;
         let multiply = |group: usize, first: usize, count: usize, at: Address| {

@@ -68,19 +68,17 @@ impl Gpu {
         let threads = Threads::each(count);
         Ok(match (precision, data.bf16) {
             (Precision::Bf16, false) => {
-                let rounded = self.alloc::<u16>(count)?;
-                let at = self.address(&rounded);
+                let rounded = Operand::rounded(self, self.alloc(count)?);
                 launch!(
                     self,
                     POINTWISE,
                     "round_bf16",
                     threads,
                     data.at,
-                    at,
+                    rounded.at,
                     count as u64
                 );
-                let _own = Own::Rounded(rounded);
-                Operand { at, _own }
+                rounded
             }
             (Precision::F32, true) => {
                 let widened = self.alloc::<f32>(count)?;
@@ -97,10 +95,7 @@ impl Gpu {
                 let _own = Own::Widened(widened);
                 Operand { at, _own }
             }
-            _ => Operand {
-                at: data.at,
-                _own: Own::None,
-            },
+            _ => Operand::at(data.at),
         })
     }
 

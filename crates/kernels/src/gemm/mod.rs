@@ -66,8 +66,6 @@ pub(crate) use kernel::{Side, Start};
 pub(crate) use packed::Block;
 pub use packed::{Matrix, Packed};
 
-use candle_core::Tensor;
-
 /// How exact the products are. Sums are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Precision {
@@ -90,11 +88,11 @@ impl Precision {
         }
     }
 
-    /// What a GPU stores of a result of `inputs` that nothing but products in this precision reads: bf16 where they round
-    /// it so anyway and no gradient goes through it, f32 otherwise.
-    pub(crate) fn stored(self, inputs: &[&Tensor]) -> Self {
+    /// What a GPU stores of a result that nothing but products in this precision reads: bf16 where they round it so
+    /// anyway and no gradient goes through it (it `trains`), f32 otherwise.
+    pub(crate) fn stored(self, trains: bool) -> Self {
         match self {
-            Self::Bf16 if !inputs.iter().any(|input| input.track_op()) => Self::Bf16,
+            Self::Bf16 if !trains => Self::Bf16,
             _ => Self::F32,
         }
     }

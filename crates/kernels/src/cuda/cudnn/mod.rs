@@ -13,6 +13,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+pub use backend::ALIGNMENT;
 use backend::{Api, OLDEST_EIGHT};
 use candle_core::Result;
 use candle_core::cuda_backend::{DeviceId, WrapErr};
