@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 mod guidance;
+mod levels;
 mod loss;
 mod noise;
 mod path;
@@ -16,6 +17,7 @@ mod training;
 mod unipc;
 
 pub use guidance::{Guidance, Scale};
+pub use levels::Levels;
 pub use loss::{flow_matching, next_token};
 pub use noise::gaussian;
 pub use path::{add_noise, add_noise_by_channel, mix_snr, velocity_target, x0_from_velocity};

@@ -1,23 +1,20 @@
 //! The transformer as the field that a sampler follows.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use gallop_core::{Cancel, LatentShape, Progress};
-use gallop_diffusion::{Field, Guidance, shifted};
+use gallop_diffusion::{Field, Guidance, Levels};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
 /// Why [`Field::velocity`] stopped when the user asked it to.
 pub(crate) const CANCELLED: &str = "cancelled";
 
-/// Velocities of one clip, with or without guidance. The state is what [`bands`] makes of video latents [F, H, W, C] and,
-/// unless the clip is silent, audio latents [A, C].
+/// Velocities of one clip, with or without guidance. The state is what [`Levels::split`] makes of video latents
+/// [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
 pub(crate) struct Denoiser<'a> {
     pub dit: &'a Dit,
     pub guidance: Guidance,
-    /// Shifts of the noise levels of the video latents' bands.
-    pub video_shifts: &'a [f64],
-    /// Shift of the sound's noise level against the picture's.
-    pub audio_shift: f64,
+    pub levels: &'a Levels,
     /// The clip under its prompt.
     pub cond: TokenSequence,
     /// The clip under its prompt and, beside it, without text.
@@ -29,16 +26,6 @@ pub(crate) struct Denoiser<'a> {
     pub progress: &'a dyn Progress,
     pub cancel: &'a Cancel,
     pub steps_done: u64,
-}
-
-/// Video latents as parts of a sampler's state, one for each noise level: so many equal parts of the channels.
-pub(crate) fn bands(video: &Tensor, count: usize) -> Result<Vec<Tensor>> {
-    video.chunk(count, D::Minus1)
-}
-
-/// What [`bands`] took apart.
-pub(crate) fn joined(bands: &[Tensor]) -> Result<Tensor> {
-    Tensor::cat(bands, D::Minus1)
 }
 
 /// The two sequences of a [`Denoiser`].
@@ -63,15 +50,15 @@ impl Denoiser<'_> {
         x: &[Tensor],
     ) -> gallop_model::Result<Vec<Vec<Tensor>>> {
         let samples = sequence.samples().len();
-        let count = self.video_shifts.len();
-        let video = joined(&x[..count])?;
-        let audio = match x.get(count) {
+        let bands = self.levels.bands();
+        let video = self.levels.join(&x[..bands])?;
+        let audio = match x.get(bands) {
             Some(audio) => sequence.pack(Modality::Audio, &vec![audio.clone(); samples])?,
             None => None,
         };
         let outputs = self.dit.forward(&Batch {
             sequence,
-            video: sequence.video_tokens(&vec![video; samples])?,
+            video: sequence.video_tokens(&vec![video; samples].concat())?,
             audio,
             text: Some(Text::Ids(self.ids.clone())),
             predict_text: false,
@@ -88,7 +75,7 @@ impl Denoiser<'_> {
         video
             .into_iter()
             .map(|video| {
-                let mut parts = bands(&video, count)?;
+                let mut parts = self.levels.split(&[video])?;
                 parts.extend(audio.next());
                 Ok(parts)
             })
@@ -117,14 +104,13 @@ impl Field for Denoiser<'_> {
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        let shift = self.video_shifts.get(part).unwrap_or(&self.audio_shift);
-        shifted(sigma, *shift)
+        self.levels.of(part, 1, sigma)
     }
 
     fn hold(&mut self, mut x: Vec<Tensor>) -> Result<Vec<Tensor>> {
         if let Some(first) = &self.first {
-            let count = self.video_shifts.len();
-            for (x, first) in x.iter_mut().zip(bands(first, count)?) {
+            let first = self.levels.split(std::slice::from_ref(first))?;
+            for (x, first) in x.iter_mut().zip(first) {
                 let rest = x.narrow(0, 1, x.dim(0)? - 1)?;
                 *x = Tensor::cat(&[first, rest], 0)?;
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use gallop_core::{Resolution, Strides, UserError};
-use gallop_diffusion::{Field, euler, renoise, sde, sde_theta, unipc};
+use gallop_diffusion::{Field, Levels, euler, renoise, sde, sde_theta, unipc};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::Dit;
@@ -137,6 +137,9 @@ pub struct Trained {
     /// Attributes of which it saw only these values.
     #[serde(default)]
     pub only: BTreeMap<String, Vec<String>>,
+    /// Whether what stays in its place was always in the middle of the picture.
+    #[serde(default)]
+    pub centred: bool,
     /// Languages of prompts.
     pub languages: Vec<String>,
     /// The size that it makes best.
@@ -212,8 +215,7 @@ pub struct Foal {
     pub info: FoalInfo,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) dit: Dit,
-    /// Shifts of the noise levels of equal parts of the video latents' channels: one for all, or one a channel.
-    pub(crate) video_shifts: Vec<f64>,
+    pub(crate) levels: Levels,
     pub(crate) video_ae: VideoAe,
     pub(crate) audio_ae: AudioAe,
     pub(crate) device: Device,
@@ -286,7 +288,10 @@ impl Foal {
         };
         let (files, weights) = open(Part::Dit)?;
         let dit = Dit::new(&config(&files, Part::Dit)?, &weights)?;
-        let video_shifts = video_shifts(&files, dit.config().video_channels)?;
+        let levels = Levels {
+            video: video_shifts(&files, dit.config().video_channels)?,
+            audio: info.sampling.audio_shift,
+        };
         let (files, weights) = open(Part::VideoAe)?;
         let video_ae = VideoAe::new(&config(&files, Part::VideoAe)?, &weights, precision)?;
         let (files, weights) = open(Part::AudioAe)?;
@@ -295,7 +300,7 @@ impl Foal {
             info,
             tokenizer,
             dit,
-            video_shifts,
+            levels,
             video_ae,
             audio_ae,
             device: device.clone(),
@@ -329,10 +334,10 @@ fn open(part: Part, folder: Option<&Path>) -> Result<WeightFiles> {
 }
 
 /// How much later than the first each channel of a video latent comes out of the noise, from the header of the
-/// transformer's weights; one 1 for all where it says nothing.
+/// transformer's weights; none where it says nothing.
 fn video_shifts(files: &WeightFiles, channels: usize) -> Result<Vec<f64>> {
     let Some(json) = files.metadata("video_shifts") else {
-        return Ok(vec![1.0]);
+        return Ok(Vec::new());
     };
     let shifts: Vec<f64> = serde_json::from_str(json).unwrap_or_default();
     if shifts.len() != channels || !shifts.iter().all(|s| s.is_finite() && *s > 0.0) {

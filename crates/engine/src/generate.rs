@@ -11,7 +11,7 @@ use gallop_model::video_ae::{GROUP, VideoDecoder};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::denoiser::{CANCELLED, Denoiser, bands, joined, sequences};
+use crate::denoiser::{CANCELLED, Denoiser, sequences};
 use crate::error::{EngineError, Result};
 use crate::foal::Foal;
 
@@ -93,8 +93,8 @@ fn sample(
         shape.width,
         config.video_channels,
     );
-    let shifts = model.video_shifts.as_slice();
-    let mut x = bands(&gaussian(&mut rng, grid, &model.device)?, shifts.len())?;
+    let levels = &model.levels;
+    let mut x = levels.split(&[gaussian(&mut rng, grid, &model.device)?])?;
     if shape.audio > 0 {
         x.push(gaussian(
             &mut rng,
@@ -107,8 +107,7 @@ fn sample(
     let mut denoiser = Denoiser {
         dit: &model.dit,
         guidance: Guidance::constant(request.guidance, x.len()),
-        video_shifts: shifts,
-        audio_shift: model.info.sampling.audio_shift,
+        levels,
         cond,
         both,
         ids,
@@ -132,8 +131,8 @@ fn sample(
             error.into()
         }
     })?;
-    let (video, audio) = found.split_at(shifts.len());
-    Ok([&[joined(video)?], audio].concat())
+    let (video, audio) = found.split_at(levels.bands());
+    Ok([&levels.join(video)?, audio].concat())
 }
 
 fn encode_prompt(model: &Foal, prompt: &str, progress: &dyn Progress) -> Result<Tensor> {
@@ -265,7 +264,7 @@ mod tests {
         let channels = model.dit.config().video_channels;
         let first = Frame::black(plan.clip.size);
         let mut made = |shifts: Vec<f64>| {
-            model.video_shifts = shifts;
+            model.levels.video = shifts;
             let silent = (&Silent as _, &Cancel::default());
             let latents = sample(&model, &plan, Some(&first), silent).unwrap();
             let given = encode_first(&model, plan.clip.size, &first).unwrap();
@@ -275,7 +274,7 @@ mod tests {
             assert_eq!(latents.len(), 2);
             numbers(&latents[0])
         };
-        let together = made(vec![1.0]);
+        let together = made(Vec::new());
         assert_eq!(together, made(vec![1.0; channels]));
         let mut later = vec![1.0; channels];
         later[channels - 1] = 4.0;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use gallop_core::{Cancel, Progress};
-use gallop_diffusion::{SigmaDistribution, flow_matching, next_token, shifted};
+use gallop_diffusion::{Levels, SigmaDistribution, flow_matching, next_token};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::{Batch, Dit, DitConfig, Outputs, Text, Work};
@@ -165,10 +165,10 @@ pub fn train_dit(
     let clips: Vec<&Tensor> = (held_out.iter().take(WEIGHED).map(|clip| &clip.video)).collect();
     let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
     let importance = importance(&source.video_ae, &clips, recipe.importance, &mut rng)?;
-    source.video_shifts = channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?;
+    source.levels.video = channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?;
     let mut about = BTreeMap::from([("config".to_string(), to_json(&config))]);
-    if !source.video_shifts.is_empty() {
-        about.insert("video_shifts".to_string(), to_json(&source.video_shifts));
+    if !source.levels.video.is_empty() {
+        about.insert("video_shifts".to_string(), to_json(&source.levels.video));
     }
     let mut task = DitTask {
         dit: Dit::new(&config, &weights)?,
@@ -242,7 +242,10 @@ fn source(
         audio_ae,
         device: device.clone(),
         tokenizer,
-        video_shifts: Vec::new(),
+        levels: Levels {
+            video: Vec::new(),
+            audio: recipe.audio_shift,
+        },
         pool,
         ready: Mutex::new(HashMap::new()),
     })
@@ -284,8 +287,8 @@ impl Task for DitTask {
     /// the right one (`heard`), and the sound's, exchanged so, beside a clear picture (`seen`): 0 where the one is made
     /// without regard to when the other happens.
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
-        let shift = self.source.recipe.audio_shift;
-        let mut metrics = self.at_levels(|sigma| [sigma, shifted(sigma, shift)], false)?;
+        let own = |sigma| [sigma, self.source.levels.audio(sigma)];
+        let mut metrics = self.at_levels(own, false)?;
         for (name, part, [picture, sound]) in [
             ("heard", "video", [1.0, 0.0]),
             ("seen", "audio", [0.0, 1.0]),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, LatentShape, PixelSize};
-use gallop_diffusion::{add_noise, add_noise_by_channel, gaussian, shifted, velocity_target};
+use gallop_diffusion::{Levels, add_noise, add_noise_by_channel, gaussian, velocity_target};
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::DitConfig;
@@ -104,8 +104,7 @@ pub(crate) struct Source {
     /// Where the autoencoders are and batches go.
     pub device: Device,
     pub tokenizer: TextTokenizer,
-    /// Shifts of the noise levels of a video latent's channels; empty if all have the same.
-    pub video_shifts: Vec<f64>,
+    pub levels: Levels,
     pub pool: ThreadPool,
     pub ready: Mutex<HashMap<Key, Arc<EncodedClip>>>,
 }
@@ -136,7 +135,7 @@ impl Source {
         if apart > 0.0 && rng.random::<f64>() < apart {
             return [sigma, rng.random()];
         }
-        [sigma, shifted(sigma, self.recipe.audio_shift)]
+        [sigma, self.levels.audio(sigma)]
     }
 
     fn view(&self, index: u64, rng: &mut Pcg64) -> Result<&DitView> {
@@ -254,7 +253,7 @@ impl Source {
                 .collect::<candle_core::Result<Vec<_>>>()?;
             Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
         };
-        let video = mix(&clip.video, &self.video_levels(sigma[0]), &|t| {
+        let video = mix(&clip.video, &self.levels.video(sigma[0]), &|t| {
             spec.is_frame_given(t)
         })?;
         let audio =
@@ -266,14 +265,6 @@ impl Source {
             ids,
             spec,
         })
-    }
-
-    /// The noise levels of a video latent's channels, one for all if they have the same.
-    fn video_levels(&self, sigma: f64) -> Vec<f64> {
-        match self.video_shifts.as_slice() {
-            [] => vec![sigma],
-            shifts => shifts.iter().map(|s| shifted(sigma, *s)).collect(),
-        }
     }
 
     /// Clips under their first caption, each at fixed noise levels of picture and sound, for validation. If `late`, the

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use gallop_core::Frame;
-use gallop_diffusion::{Field, Guidance, euler, flow_sigmas, gaussian, shifted};
+use gallop_diffusion::{Field, Guidance, Levels, euler, flow_sigmas, gaussian};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
@@ -63,12 +63,13 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
     let ids = Tensor::new(prompts.concat(), &source.device)?;
 
     let mut rng = stream(source.recipe.run.seed, Purpose::Validation, u64::MAX - 1);
-    let bands = source.video_shifts.len().max(1);
-    let mut x = Vec::new();
-    for clip in clips {
-        let noise = gaussian(&mut rng, clip.video.shape(), &source.device)?;
-        x.extend(noise.chunk(bands, D::Minus1)?);
-    }
+    let levels = &source.levels;
+    let noise = clips.iter().map(|clip| {
+        let shape = clip.video.shape();
+        gaussian(&mut rng, shape, &source.device)
+    });
+    let noise = noise.collect::<candle_core::Result<Vec<_>>>()?;
+    let mut x = levels.split(&noise)?;
     for audio in clips.iter().filter_map(|clip| clip.audio.as_ref()) {
         x.push(gaussian(&mut rng, audio.shape(), &source.device)?);
     }
@@ -77,70 +78,44 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         cond: (cond, ids),
         uncond,
         guidance: Guidance::constant(GUIDANCE, x.len()),
-        video_shifts: &source.video_shifts,
-        audio_shift: source.recipe.audio_shift,
+        levels,
     };
     let sigmas = flow_sigmas(STEPS, source.recipe.sigma.shift());
     let x = euler(&mut field, x, &sigmas)?;
-    Ok(joined(&x[..clips.len() * bands], bands)?)
+    Ok(levels.join(&x[..clips.len() * levels.bands()])?)
 }
 
-/// Videos of which every `bands` parts are the channels.
-fn joined(x: &[Tensor], bands: usize) -> candle_core::Result<Vec<Tensor>> {
-    let videos = x.chunks(bands);
-    videos.map(|parts| Tensor::cat(parts, D::Minus1)).collect()
-}
-
-/// Clips under their captions, with guidance; the state is all videos, their channels in parts of their own if they have
-/// noise levels of their own, then all sounds.
+/// Clips under their captions, with guidance; the state is that of [`Levels`].
 struct Clips<'a> {
     dit: &'a Dit,
     cond: (TokenSequence, Tensor),
     uncond: TokenSequence,
     guidance: Guidance,
-    video_shifts: &'a [f64],
-    audio_shift: f64,
+    levels: &'a Levels,
 }
 
 impl Clips<'_> {
-    fn bands(&self) -> usize {
-        self.video_shifts.len().max(1)
-    }
-
-    /// How many parts of the state are of videos.
-    fn video_parts(&self) -> usize {
-        self.uncond.samples().len() * self.bands()
+    fn count(&self) -> usize {
+        self.uncond.samples().len()
     }
 }
 
 impl Field for Clips<'_> {
     fn velocity(&mut self, x: &[Tensor], sigma: f64) -> candle_core::Result<Vec<Tensor>> {
-        let (videos, sounds) = x.split_at(self.video_parts());
-        let videos = joined(videos, self.bands())?;
-        let whole = [videos.as_slice(), sounds].concat();
-        let (sequence, ids) = &self.cond;
+        let (videos, sounds) = x.split_at(self.count() * self.levels.bands());
+        let whole = [&self.levels.join(videos)?, sounds].concat();
         let split = |velocities: Vec<Tensor>| -> candle_core::Result<Vec<Tensor>> {
-            let (videos, sounds) = velocities.split_at(videos.len());
-            let mut parts = Vec::with_capacity(x.len());
-            for video in videos {
-                parts.extend(video.chunk(self.bands(), D::Minus1)?);
-            }
-            parts.extend_from_slice(sounds);
-            Ok(parts)
+            let (videos, sounds) = velocities.split_at(self.count());
+            Ok([&self.levels.split(videos)?, sounds].concat())
         };
+        let (sequence, ids) = &self.cond;
         let cond = split(velocity(self.dit, sequence, &whole, Some(ids))?)?;
         let uncond = split(velocity(self.dit, &self.uncond, &whole, None)?)?;
         self.guidance.apply(&cond, &uncond, sigma)
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        if part >= self.video_parts() {
-            return shifted(sigma, self.audio_shift);
-        }
-        match self.video_shifts {
-            [] => sigma,
-            shifts => shifted(sigma, shifts[part % shifts.len()]),
-        }
+        self.levels.of(part, self.count(), sigma)
     }
 }
 
