@@ -94,10 +94,7 @@ fn cudnn_compiles_attention_for_hopper() {
 fn cudnn_compiles_convolutions_for_hopper() {
     cuda::open_cudnn(&[]);
     let same = ConvSpec::same;
-    let causal = ConvSpec {
-        padding: vec![(2, 0), (1, 1), (1, 1)],
-        ..ConvSpec::new(3)
-    };
+    let causal = ConvSpec::causal(&[3, 3, 3]);
     let replicated = ConvSpec {
         mode: Padding::Replicate,
         ..causal.clone()

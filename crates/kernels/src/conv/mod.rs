@@ -58,6 +58,13 @@ impl ConvSpec {
         }
     }
 
+    /// As [`ConvSpec::same`], but the first dimension is time, of which an output sees no more than has been.
+    pub fn causal(taps: &[usize]) -> Self {
+        let mut spec = Self::same(taps);
+        spec.padding[0] = (taps[0] - 1, 0);
+        spec
+    }
+
     /// The sizes of the output for input `sizes` and kernel sizes `taps`.
     ///
     /// # Errors

@@ -1,0 +1,103 @@
+//! Convolutions.
+
+use candle_core::Result;
+
+use super::{Case, EXACT, case};
+use crate::{ConvSpec, Padding, Precision};
+
+pub fn cases() -> Result<Vec<Case>> {
+    let mut all = Vec::new();
+    for precision in [Precision::F32, Precision::Bf16] {
+        all.extend(conv(precision)?);
+    }
+    Ok(all)
+}
+
+/// A convolution of the self-test: sizes of the input and of the weights, and how.
+pub struct Window {
+    pub name: &'static str,
+    pub x: &'static [usize],
+    pub w: &'static [usize],
+    pub spec: ConvSpec,
+}
+
+fn windows() -> Vec<Window> {
+    let same = ConvSpec::same;
+    let of = |name, x, w, spec| Window { name, x, w, spec };
+    let causal = ConvSpec {
+        mode: Padding::Replicate,
+        ..ConvSpec::causal(&[3, 3, 3])
+    };
+    let strided = ConvSpec {
+        stride: vec![2, 3],
+        dilation: vec![2, 1],
+        padding: vec![(1, 2), (0, 1)],
+        ..ConvSpec::new(2)
+    };
+    let replicated = ConvSpec {
+        mode: Padding::Replicate,
+        stride: vec![2],
+        padding: vec![(3, 1)],
+        ..ConvSpec::new(1)
+    };
+    let by_channel = |taps: &[usize], groups| ConvSpec {
+        groups,
+        ..same(taps)
+    };
+    vec![
+        of("1-D", &[2, 29, 6], &[10, 5, 6], same(&[5])),
+        of(
+            "1-D strided, replicated",
+            &[2, 29, 6],
+            &[10, 4, 6],
+            replicated,
+        ),
+        of("2-D", &[2, 9, 7, 8], &[12, 3, 3, 8], same(&[3, 3])),
+        of(
+            "2-D strided, dilated",
+            &[1, 17, 13, 5],
+            &[7, 3, 4, 5],
+            strided,
+        ),
+        of(
+            "2-D, 2 groups",
+            &[1, 6, 7, 8],
+            &[6, 3, 3, 4],
+            by_channel(&[3, 3], 2),
+        ),
+        of(
+            "2-D pointwise",
+            &[2, 5, 6, 9],
+            &[11, 1, 1, 9],
+            same(&[1, 1]),
+        ),
+        of(
+            "3-D causal, replicated",
+            &[1, 5, 6, 7, 4],
+            &[8, 3, 3, 3, 4],
+            causal,
+        ),
+        of(
+            "1-D by channel",
+            &[2, 90, 35],
+            &[35, 7, 1],
+            by_channel(&[7], 35),
+        ),
+        of(
+            "3-D by channel",
+            &[1, 4, 6, 5, 6],
+            &[6, 3, 3, 3, 1],
+            by_channel(&[3, 3, 3], 6),
+        ),
+    ]
+}
+
+fn conv(precision: Precision) -> Result<Vec<Case>> {
+    let cases = windows().into_iter().map(|Window { name, x, w, spec }| {
+        let name = format!("conv {name} {precision:?}");
+        case(name, &[x, w, &w[..1]], EXACT, move |x, _| {
+            crate::conv(&x[0], &x[1], Some(&x[2]), &spec, precision)
+        })
+    });
+    cases.collect()
+}
