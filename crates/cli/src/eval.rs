@@ -16,12 +16,12 @@ use gallop_engine::{
 };
 use gallop_eval::{Detectors, Effort, Kept, Measures, Row, measure, seam_ratio, table};
 use gallop_media::ClipWriter;
-use gallop_world::{HeldoutPrompt, Look, Only, Split, WorldConfig, heldout_prompts, render_spec};
+use gallop_world::{HeldoutPrompt, Look, Split, WorldConfig, heldout_prompts, render_spec};
 use serde::Serialize;
 
 use crate::args::Eval;
 use crate::device::open_device;
-use crate::model::{foal_info, load};
+use crate::model::{foal_info, known_looks, load, world_of};
 use crate::world::write_aside;
 use record::Record;
 
@@ -67,14 +67,11 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
         return fit(args, file, progress, cancel);
     }
     let info = foal_info(args.model.as_deref())?;
-    let families = info.trained.families.clone();
-    let detectors = detectors(args, &families)?;
+    let detectors = detectors(args, &info.trained.families)?;
     let world = WorldConfig {
         looks: looks(args, &detectors, &info.trained)?,
-        only: Only(info.trained.only.clone()),
-        families,
         split: Split::Heldout,
-        ..WorldConfig::default()
+        ..world_of(&info.trained)?
     };
     let plan = plan(args, &info)?;
     let device = open_device(args.device)?;
@@ -120,12 +117,10 @@ fn fit(args: &Eval, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Re
         ([], names) | (names, _) => known_looks(names)?,
     };
     let world = WorldConfig {
-        families: trained.families,
         looks,
-        only: Only(trained.only),
         sizes: FITTED_SIZES.map(|(w, h)| PixelSize::new(w, h)).to_vec(),
         frames: vec![FITTED_FRAMES],
-        ..WorldConfig::default()
+        ..world_of(&trained)?
     };
     let effort = Effort::of_clips(args.fitting_clips);
     let Some(detectors) = Detectors::fit(&world, effort, progress, cancel)? else {
@@ -168,18 +163,6 @@ fn looks(args: &Eval, detectors: &Detectors, trained: &Trained) -> Result<Vec<Lo
     let mut names = known.clone();
     names.retain(|name| trained.looks.is_empty() || trained.looks.contains(name));
     known_looks(&names)
-}
-
-fn known_looks(names: &[String]) -> Result<Vec<Look>> {
-    names
-        .iter()
-        .map(|name| {
-            let all: Vec<&str> = Look::ALL.iter().map(|l| l.key()).collect();
-            Look::from_key(name).ok_or_else(|| {
-                UserError::new(format!("--look {name}"), format!("use {}", all.join(", "))).into()
-            })
-        })
-        .collect()
 }
 
 /// What all clips have in common; prompt and seed change from one to the next.

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::{self, Generate};
 use crate::device::open_device;
-use crate::model::{foal_info, load};
+use crate::model::{foal_info, load, world_of};
 use crate::ui;
 
 /// Makes a clip; everything that can be refused is refused before any work is done.
@@ -43,7 +43,7 @@ fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
         .map(gallop_media::read_image)
         .transpose()?;
     let first: Option<Frame> = first.map(|frame| gallop_media::fit_image(&frame, plan.clip.size));
-    warn(&plan, &info, progress);
+    warn(&plan, &info, progress)?;
     if args.dry_run {
         show(args, &plan, &info);
         return Ok(());
@@ -179,8 +179,8 @@ fn seed(args: &Generate) -> u64 {
 }
 
 /// Says what the model will not understand or was not made for; it is tried all the same.
-fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) {
-    let unknown = gallop_world::unknown_words(&plan.request.prompt);
+fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) -> Result<()> {
+    let unknown = gallop_world::unknown_words(&plan.request.prompt, &world_of(&info.trained)?);
     if !unknown.is_empty() {
         let words = unknown
             .iter()
@@ -205,6 +205,7 @@ fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) {
             info.name, info.trained.seconds, plan.request.duration
         ));
     }
+    Ok(())
 }
 
 /// A clip that was made.

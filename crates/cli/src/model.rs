@@ -9,9 +9,10 @@ use std::path::Path;
 use anyhow::Result;
 use candle_core::Device;
 use gallop_core::UserError;
-use gallop_engine::{Foal, FoalInfo, parts};
+use gallop_engine::{Foal, FoalInfo, Trained, parts};
 use gallop_model::memory::readable;
 use gallop_model::public::{Part, PartState, Preset as Sizes, PublicModel};
+use gallop_world::{Look, Only, WorldConfig};
 use serde_json::json;
 
 use crate::args::{ModelInfo, Preset};
@@ -27,6 +28,34 @@ pub fn load(folder: Option<&Path>, device: &Device) -> Result<Foal> {
 /// What the model in `folder` is, or the one inside the program, without its weights.
 pub fn foal_info(folder: Option<&Path>) -> Result<FoalInfo> {
     Ok(folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?)
+}
+
+/// The part of the world that a model was trained on, both splits of it.
+pub fn world_of(trained: &Trained) -> Result<WorldConfig> {
+    Ok(WorldConfig {
+        families: trained.families.clone(),
+        looks: known_looks(&trained.looks)?,
+        only: Only(trained.only.clone()),
+        centred: trained.centred,
+        ..WorldConfig::default()
+    })
+}
+
+/// The looks of these names.
+pub fn known_looks(names: &[String]) -> Result<Vec<Look>> {
+    names
+        .iter()
+        .map(|name| {
+            let all: Vec<&str> = Look::ALL.iter().map(|l| l.key()).collect();
+            Look::from_key(name).ok_or_else(|| {
+                UserError::new(
+                    format!("no look `{name}`"),
+                    format!("use {}", all.join(", ")),
+                )
+                .into()
+            })
+        })
+        .collect()
 }
 
 /// Says what a model is; of a preset, what it would be.
@@ -60,6 +89,9 @@ pub fn info(args: &ModelInfo) -> Result<()> {
     }
     for (attribute, values) in &trained.only {
         println!("  {attribute:<11} {}", values.join(", "));
+    }
+    if trained.centred {
+        println!("  placed      in the middle");
     }
     println!("  prompts in  {}", trained.languages.join(", "));
     println!(

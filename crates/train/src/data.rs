@@ -55,6 +55,9 @@ pub struct WorldRecipe {
     /// Values that attributes must have; others are left out.
     #[serde(default)]
     pub only: gallop_world::Only,
+    /// Whether what stays in its place stays in the middle of the picture.
+    #[serde(default)]
+    pub centred: bool,
 }
 
 impl WorldRecipe {
@@ -64,6 +67,7 @@ impl WorldRecipe {
             families: self.families.clone(),
             looks: self.looks.clone(),
             only: self.only.clone(),
+            centred: self.centred,
             split,
             ..WorldConfig::default()
         }

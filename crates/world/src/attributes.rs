@@ -218,6 +218,9 @@ pub struct Attributes {
     pub time_of_day: TimeOfDay,
     /// The sky.
     pub weather: Weather,
+    /// Whether what stays in its place stays in the middle of the picture.
+    #[serde(default)]
+    pub centred: bool,
     /// The words that are spoken.
     pub phrase: Option<String>,
     /// The language they are spoken in (`en`, `zh`).
@@ -262,10 +265,16 @@ impl Attributes {
             camera,
             time_of_day: pick(rng, TimeOfDay::ALL),
             weather,
+            centred: false,
             phrase: None,
             phrase_lang: None,
             details: BTreeMap::new(),
         }
+    }
+
+    /// `offset` from where a subject stands by itself; none where it is to be in the middle.
+    pub fn aside(&self, offset: f64) -> f64 {
+        if self.centred { 0.0 } else { offset }
     }
 
     /// The colour of object `index`; the first one's where only that is given.

@@ -61,7 +61,7 @@ mod world;
 
 pub use attributes::{Attributes, Camera, Colour, Direction, Look, Size, TimeOfDay, Weather, pick};
 pub use captions::{
-    Caption, HeldoutPrompt, Length, captions, heldout_prompts, languages, unknown_words, vocabulary,
+    Caption, HeldoutPrompt, Length, captions, heldout_prompts, languages, unknown_words,
 };
 pub use error::WorldError;
 pub use family::{Family, Placed, Stage, StageEvent, family, registry};

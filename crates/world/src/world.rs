@@ -25,6 +25,11 @@ const MOST_DRAWS: usize = 100_000;
 pub struct Only(pub BTreeMap<String, Vec<String>>);
 
 impl Only {
+    /// Whether the attribute called `name` may have this value.
+    fn allows(&self, name: &str, value: &str) -> bool {
+        (self.0.get(name)).is_none_or(|values| values.iter().any(|v| v == value))
+    }
+
     /// Whether the attributes have these values.
     ///
     /// # Errors
@@ -34,14 +39,14 @@ impl Only {
             return Ok(true);
         }
         let all = serde_json::to_value(attributes).expect("attributes hold only plain data");
-        for (name, values) in &self.0 {
+        for name in self.0.keys() {
             let value = match all.get(name) {
                 Some(serde_json::Value::String(value)) => value.clone(),
                 Some(serde_json::Value::Number(value)) => value.to_string(),
                 Some(serde_json::Value::Null) => continue,
                 _ => return Err(WorldError::NoAttribute { name: name.clone() }),
             };
-            if !values.contains(&value) {
+            if !self.allows(name, &value) {
                 return Ok(false);
             }
         }
@@ -58,6 +63,8 @@ pub struct WorldConfig {
     pub looks: Vec<Look>,
     /// Values that attributes must have.
     pub only: Only,
+    /// Whether what stays in its place stays in the middle of the picture.
+    pub centred: bool,
     /// Sizes to draw from; one is chosen for each clip.
     pub sizes: Vec<PixelSize>,
     /// Lengths in frames to draw from, 1 to 361.
@@ -74,6 +81,7 @@ impl Default for WorldConfig {
             families: Vec::new(),
             looks: Vec::new(),
             only: Only::default(),
+            centred: false,
             sizes: vec![PixelSize::new(448, 256)],
             frames: vec![5 * FPS + 1],
             audio: true,
@@ -146,6 +154,23 @@ impl WorldConfig {
         render_spec(&self.spec(seed)?, self.audio)
     }
 
+    /// Whether clips of this family are drawn.
+    pub(crate) fn has_family(&self, name: &str) -> bool {
+        self.families.is_empty() || self.families.iter().any(|f| f == name)
+    }
+
+    /// Whether a clip may show what the captions' grammar calls `concept`, such as `floor.wood`.
+    pub(crate) fn may_show(&self, concept: &str) -> bool {
+        let Some((name, value)) = concept.split_once('.') else {
+            return true;
+        };
+        match name {
+            "look" => self.looks.is_empty() || self.looks.iter().any(|l| l.key() == value),
+            "time" => self.only.allows("time_of_day", value),
+            _ => self.only.allows(name, value),
+        }
+    }
+
     fn families(&self) -> Result<Vec<&'static dyn Family>, WorldError> {
         if self.families.is_empty() {
             return Ok(registry().to_vec());
@@ -165,6 +190,7 @@ impl WorldConfig {
     ) -> Result<Attributes, WorldError> {
         for _ in 0..MOST_DRAWS {
             let mut attributes = family.sample(rng, seconds);
+            attributes.centred = self.centred;
             if let Some(look) = choose(rng, &self.looks) {
                 attributes.look = look;
             }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::Length;
 use crate::split::Split;
+use crate::world::WorldConfig;
 
 /// Every language's files. A language joins by a line here, a family's words by a file in it.
 const SOURCES: &[(&str, &[&str])] = &[
@@ -42,6 +43,7 @@ const SOURCES: &[(&str, &[&str])] = &[
 struct File {
     grammar: BTreeMap<String, String>,
     known: Vec<String>,
+    said: Vec<String>,
     words: BTreeMap<String, Vec<String>>,
     templates: BTreeMap<String, Templates>,
 }
@@ -62,6 +64,8 @@ pub struct Lexicon {
     pub lang: String,
     /// Words that mean nothing to the world but are no reason for a warning.
     pub known: Vec<String>,
+    /// Words that the subjects of a family say, by its name.
+    said: BTreeMap<String, Vec<String>>,
     grammar: BTreeMap<String, String>,
     words: BTreeMap<String, Vec<String>>,
     templates: BTreeMap<String, Templates>,
@@ -86,6 +90,7 @@ impl Lexicon {
                 let scoped = file.words.iter();
                 let scoped = scoped.map(|(k, v)| (format!("{family}/{k}"), v.clone()));
                 lexicon.words.extend(scoped);
+                lexicon.said.insert(family.clone(), file.said.clone());
             }
             lexicon.templates.extend(file.templates);
         }
@@ -124,15 +129,23 @@ impl Lexicon {
             .collect()
     }
 
-    /// Every literal text of the language: words, templates, noun phrases.
-    pub fn literals(&self) -> impl Iterator<Item = &str> {
-        let templates = self
-            .templates
-            .values()
-            .flat_map(|t| t.short.iter().chain(&t.medium).chain(&t.long));
-        self.words
-            .values()
-            .flatten()
+    /// Words that are said in clips of `world`, which captions quote.
+    pub fn said<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
+        let said = self.said.iter().filter(|(f, _)| world.has_family(f));
+        said.flat_map(|(_, words)| words).map(String::as_str)
+    }
+
+    /// Every literal text that captions of `world`'s clips may have: words, templates, noun phrases.
+    pub fn literals<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
+        let templates = (self.templates.iter())
+            .filter(|(family, _)| world.has_family(family))
+            .flat_map(|(_, t)| t.short.iter().chain(&t.medium).chain(&t.long));
+        let words = self.words.iter().filter(|(key, _)| {
+            let (family, concept) = key.rsplit_once('/').unwrap_or(("", key));
+            (family.is_empty() || world.has_family(family)) && world.may_show(concept)
+        });
+        words
+            .flat_map(|(_, words)| words)
             .chain(templates)
             .chain(self.grammar.values())
             .chain(&self.known)

@@ -9,7 +9,7 @@ mod prompts;
 mod vocabulary;
 
 pub use prompts::{HeldoutPrompt, heldout_prompts};
-pub use vocabulary::{unknown_words, vocabulary};
+pub use vocabulary::unknown_words;
 
 use serde::{Deserialize, Serialize};
 

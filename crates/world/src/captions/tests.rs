@@ -85,7 +85,7 @@ fn long_captions_tell_more() {
 fn every_word_a_caption_uses_is_known() {
     for split in [Split::Train, Split::Heldout] {
         every_caption(split, 40, |a, caption| {
-            let mut unknown = unknown_words(&caption.text);
+            let mut unknown = unknown_words(&caption.text, &WorldConfig::default());
             // Spoken phrases are anyone's words.
             if let Some(phrase) = &a.phrase {
                 unknown.retain(|w| !phrase.to_lowercase().contains(w.as_str()));
@@ -97,13 +97,46 @@ fn every_word_a_caption_uses_is_known() {
 
 #[test]
 fn strange_words_are_reported_once() {
+    let unknown = |prompt| unknown_words(prompt, &WorldConfig::default());
     assert_eq!(
-        unknown_words("a red zeppelin, a zeppelin and 3 balls"),
+        unknown("a red zeppelin, a zeppelin and 3 balls"),
         ["zeppelin"]
     );
-    assert_eq!(unknown_words("红色的篮球在飞碟上弹跳"), ["飞碟"]);
-    assert!(unknown_words("A RED basketball bounces on a wooden court").is_empty());
-    assert!(unknown_words("").is_empty());
+    assert_eq!(unknown("红色的篮球在飞碟上弹跳"), ["飞碟"]);
+    assert!(unknown("A RED basketball bounces on a wooden court").is_empty());
+    assert!(unknown("").is_empty());
+    assert_eq!(
+        unknown("A man says \"Good zeppelin, cat\" to a cat"),
+        ["cat", "zeppelin"]
+    );
+}
+
+#[test]
+fn words_for_what_a_world_never_shows_are_strange_to_it() {
+    let only = [("size", "large"), ("time_of_day", "day"), ("count", "1")];
+    let narrow = WorldConfig {
+        families: vec!["ball".into()],
+        looks: vec![crate::Look::Soft3d],
+        only: crate::Only(
+            only.map(|(name, value)| (name.to_owned(), vec![value.to_owned()]))
+                .into(),
+        ),
+        ..WorldConfig::default()
+    };
+    let unknown = |prompt: &str| unknown_words(prompt, &narrow);
+    assert!(unknown("A large red basketball bounces by day, in a soft 3D style.").is_empty());
+    assert_eq!(
+        unknown("Two little horses at sunset, in neon style"),
+        ["two", "little", "horses", "sunset", "neon"]
+    );
+    assert_eq!(unknown("夜晚的篮球"), ["夜晚"]);
+    for seed in 0..200 {
+        let spec = narrow.spec(seed).unwrap();
+        for caption in captions(&spec.attributes, Split::Train, &mut rng(seed, 4)) {
+            let unknown = unknown(&caption.text);
+            assert!(unknown.is_empty(), "{unknown:?} in {}", caption.text);
+        }
+    }
 }
 
 #[test]

@@ -1,41 +1,58 @@
 //! Which words the grammar knows, and which words of a prompt it does not.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 
-use super::lexicon::{self, Lexicon};
+use super::lexicon;
+use crate::world::WorldConfig;
 
-/// Every word of the grammar of `lang`, lower case; Chinese as whole phrases of the lexicon.
-pub fn vocabulary(lang: &str) -> BTreeSet<String> {
-    lexicon::all()
-        .iter()
-        .filter(|l| l.lang == lang)
-        .flat_map(words)
-        .collect()
-}
-
-/// The words of `prompt` that no caption has, in order and once each.
+/// The words of `prompt` that no caption of a clip of `world` has, once each: first those that tell, then those in quotation
+/// marks, which are said and may also be any that the world's faces say.
 ///
 /// Words of alphabets are compared whole; runs of Han characters are read from the left by the
 /// longest known word, and what is left between known words is reported together.
-pub fn unknown_words(prompt: &str) -> Vec<String> {
-    let known = known();
+pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
+    let literals = lexicon::all().iter().flat_map(|l| l.literals(world));
+    let mut known: BTreeSet<String> = literals.flat_map(literal_words).collect();
+    let (told, said) = without_quotes(prompt);
+    let mut unknown = unknown_among(&told, &known);
+    let words = lexicon::all().iter().flat_map(|l| l.said(world));
+    known.extend(words.flat_map(runs));
+    unknown.extend(unknown_among(&said, &known));
+    let mut seen = BTreeSet::new();
+    unknown.retain(|w| seen.insert(w.clone()));
+    unknown
+}
+
+fn unknown_among(text: &str, known: &BTreeSet<String>) -> Vec<String> {
     let mut unknown = Vec::new();
-    for run in runs(prompt) {
+    for run in runs(text) {
         if run.chars().any(is_han) {
             unknown.extend(unknown_han(&run, known));
         } else if !run.chars().all(|c| c.is_ascii_digit()) && !knows(known, &run) {
             unknown.push(run);
         }
     }
-    let mut seen = BTreeSet::new();
-    unknown.retain(|w| seen.insert(w.clone()));
     unknown
 }
 
-fn known() -> &'static BTreeSet<String> {
-    static KNOWN: OnceLock<BTreeSet<String>> = OnceLock::new();
-    KNOWN.get_or_init(|| lexicon::all().iter().flat_map(words).collect())
+/// What of `prompt` is outside of quotation marks, and what is inside.
+fn without_quotes(prompt: &str) -> (String, String) {
+    let (mut outside, mut inside, mut quoted) = (String::new(), String::new(), false);
+    for c in prompt.chars() {
+        quoted = match c {
+            '"' => !quoted,
+            '“' | '「' | '『' | '«' => true,
+            '”' | '」' | '』' | '»' => false,
+            _ => {
+                if quoted { &mut inside } else { &mut outside }.push(c);
+                continue;
+            }
+        };
+        // Words on both sides of a mark stay apart.
+        outside.push(' ');
+        inside.push(' ');
+    }
+    (outside, inside)
 }
 
 /// Known as it is, or in its singular or base form.
@@ -45,10 +62,6 @@ fn knows(known: &BTreeSet<String>, word: &str) -> bool {
         word.strip_suffix(ending)
             .is_some_and(|stem| known.contains(stem) || known.contains(&format!("{stem}e")))
     }) || known.contains(&format!("{word}s"))
-}
-
-fn words(lexicon: &Lexicon) -> BTreeSet<String> {
-    lexicon.literals().flat_map(literal_words).collect()
 }
 
 /// The words of a template's text, its slots left out.

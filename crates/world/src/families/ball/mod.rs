@@ -179,7 +179,7 @@ impl Plan {
         if sign == 0.0 {
             let slot = (index as f64 + 0.5) / a.count as f64 * 2.0 - 1.0;
             let loose = half * 0.8 / a.count as f64;
-            let x = (slot * half + rng.random_range(-loose..loose)).clamp(-half, half);
+            let x = (slot * half + a.aside(rng.random_range(-loose..loose))).clamp(-half, half);
             return Lane::new(x, 0.0, bounce);
         }
         let length = (2.0 * half * rng.random_range(0.7..1.0)).min(0.95 * self.seconds);

@@ -68,7 +68,7 @@ impl Looks {
         let loose = (room.0 - 0.36 * scale).clamp(0.0, 0.25);
         Self {
             scale,
-            x: rng.random_range(-loose..=loose),
+            x: a.aside(rng.random_range(-loose..=loose)),
             skin: light_of(pick(rng, SKINS)),
             hair: light_of(hair_colour(colour)),
             style,

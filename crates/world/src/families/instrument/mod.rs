@@ -247,7 +247,7 @@ fn place(a: &Attributes, index: usize, room: (f64, f64), rng: &mut WorldRng) -> 
         };
     One {
         instrument,
-        x: x + rng.random_range(-loose..=loose),
+        x: x + a.aside(rng.random_range(-loose..=loose)),
         scale,
         hz: hz * rng.random_range(0.94..1.06),
         colour: a.colour(index),
