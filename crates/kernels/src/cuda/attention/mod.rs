@@ -1,50 +1,27 @@
-//! Attention on the GPU: plans as lists of tiles, and the layer around it.
+//! Attention on the GPU.
 
-use std::sync::{Arc, Mutex, OnceLock};
+mod layer;
+mod lists;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
 use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
 use super::dense::{Job, Split, Wish};
 use super::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
-use super::pointwise::gate_heads;
-use super::rows::{Norm, ROWS, Sum, View, groups, sum_parts};
+use super::rows::View;
 use crate::attention::{AttentionBlock, AttentionPlan, Extents};
 use crate::gemm::Precision;
+use lists::Lists;
+
+pub use layer::{Layer, layer, layer_backward};
 
 /// Rows of a tile, threads of a block, and the greatest head that shared memory and registers hold.
 const TILE: usize = 64;
 const THREADS: u32 = 128;
 const MOST: usize = 256;
-/// Plans that are kept as lists.
-const KEPT: usize = 16;
 
 /// The logarithms of sums that the backward pass needs, `[Nq, Lq]`.
 pub type Lse = Floats;
-
-/// Queries of a tile and the ranges that they see, as the kernels take them.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct QueryTile {
-    q: i32,
-    end: i32,
-    start: i32,
-    ranges: i32,
-    count: i32,
-    causal: i32,
-}
-
-/// Queries that see a range of keys, as the kernels take them.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Seen {
-    q: i32,
-    end: i32,
-    start: i32,
-    low: i32,
-    high: i32,
-    causal: i32,
-}
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -65,104 +42,9 @@ struct Logits {
 }
 
 // SAFETY: numbers of 32 bits, laid out as in the kernels.
-unsafe impl DeviceRepr for QueryTile {}
-// SAFETY: as above.
-unsafe impl DeviceRepr for Seen {}
-// SAFETY: as above.
 unsafe impl DeviceRepr for Sizes {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for Logits {}
-
-/// A plan in the GPU's memory.
-struct Lists {
-    tiles: CudaSlice<QueryTile>,
-    count: usize,
-    ranges: CudaSlice<i32>,
-    seen: CudaSlice<Seen>,
-    offsets: CudaSlice<i32>,
-}
-
-impl Lists {
-    fn new(gpu: &Gpu, plan: &AttentionPlan, keys: usize) -> Result<Self> {
-        let (mut tiles, mut ranges) = (Vec::new(), Vec::new());
-        let mut by_tile: Vec<Vec<Seen>> = vec![Vec::new(); keys.div_ceil(TILE)];
-        for block in &plan.blocks {
-            let first = ranges.len() / 2;
-            for (i, range) in block.k.iter().enumerate() {
-                let causal = block.causal && i + 1 == block.k.len();
-                ranges.extend([range.start as i32, range.end.max(range.start) as i32]);
-                if range.is_empty() || block.q.is_empty() {
-                    continue;
-                }
-                for list in &mut by_tile[range.start / TILE..range.end.div_ceil(TILE)] {
-                    list.push(Seen {
-                        q: block.q.start as i32,
-                        end: block.q.end as i32,
-                        start: block.q.start as i32,
-                        low: range.start as i32,
-                        high: range.end as i32,
-                        causal: i32::from(causal),
-                    });
-                }
-            }
-            for q in block.q.clone().step_by(TILE) {
-                tiles.push(QueryTile {
-                    q: q as i32,
-                    end: (q + TILE).min(block.q.end) as i32,
-                    start: block.q.start as i32,
-                    ranges: first as i32,
-                    count: block.k.len() as i32,
-                    causal: i32::from(block.causal),
-                });
-            }
-        }
-        let mut offsets = vec![0i32];
-        for list in &by_tile {
-            offsets.push(offsets[offsets.len() - 1] + list.len() as i32);
-        }
-        // Tiles that see much come first, so that none is left running alone at the end.
-        let work = |tile: &QueryTile| -> i64 {
-            let list = &ranges[2 * tile.ranges as usize..][..2 * tile.count as usize];
-            list.chunks(2).map(|r| i64::from(r[1] - r[0])).sum()
-        };
-        tiles.sort_by_key(|tile| -work(tile));
-        Ok(Self {
-            count: tiles.len(),
-            tiles: gpu.upload(&tiles)?,
-            ranges: gpu.upload(&ranges)?,
-            seen: gpu.upload(&by_tile.concat())?,
-            offsets: gpu.upload(&offsets)?,
-        })
-    }
-
-    /// The lists of a plan, made once for all layers of a network that use it.
-    fn of(gpu: &Gpu, plan: &AttentionPlan, keys: usize) -> Result<Arc<Self>> {
-        type Known = (
-            candle_core::cuda_backend::DeviceId,
-            usize,
-            AttentionPlan,
-            Arc<Lists>,
-        );
-        static KNOWN: OnceLock<Mutex<Vec<Known>>> = OnceLock::new();
-        let id = gpu.device().id();
-        let mut known = (KNOWN.get_or_init(Default::default).lock())
-            // Another thread's panic leaves the list whole.
-            .unwrap_or_else(|e| e.into_inner());
-        let same = |k: &Known| k.0 == id && k.1 == keys && k.2.blocks == plan.blocks;
-        if let Some(at) = known.iter().position(same) {
-            let found = known.remove(at);
-            let lists = found.3.clone();
-            known.push(found);
-            return Ok(lists);
-        }
-        let lists = Arc::new(Self::new(gpu, plan, keys)?);
-        if known.len() == KEPT {
-            known.remove(0);
-        }
-        known.push((id, keys, plan.clone(), lists.clone()));
-        Ok(lists)
-    }
-}
 
 /// Heads as numbers for products, `[heads, rows, padded]`.
 struct Packed {
@@ -473,185 +355,4 @@ pub fn attention_backward(
             gpu.tensor(dv, v.dims()),
         ])
     })
-}
-
-/// What a self-attention layer is, besides its inputs and weights.
-pub struct Layer<'a> {
-    pub plan: &'a AttentionPlan,
-    pub extents: Extents,
-    pub norm: Norm<'a>,
-    pub precision: Precision,
-    /// Whether gradients will be wanted.
-    pub trains: bool,
-}
-
-impl Layer<'_> {
-    /// Queries and keys within `qkv`.
-    fn views(&self) -> [View; 2] {
-        let e = self.extents;
-        [(e.query_heads, 0), (e.key_heads, e.query_heads * e.head)].map(|(heads, offset)| View {
-            heads: heads as i32,
-            stride: e.width() as i32,
-            offset: offset as i32,
-        })
-    }
-
-    /// Queries and keys normed and rotated, and values, packed.
-    fn pack(&self, call: &Call, qkv: Address, norms: [Address; 2]) -> Result<[Packed; 3]> {
-        let (gpu, e) = (call.gpu, self.extents);
-        let groups = groups(gpu, self.norm.segments, e.queries)?;
-        let groups = gpu.address(&groups);
-        let rotate = |view: View, w: Address| {
-            let rows = e.queries * view.heads as usize;
-            let packed = call.room(view.heads as usize, e.queries)?;
-            self.norm.with_angles(|[sin, cos], turning| {
-                launch!(
-                    gpu,
-                    Text::Rows(call.precision),
-                    "norm_turn_pack",
-                    Threads::warps(rows),
-                    qkv,
-                    view,
-                    w,
-                    groups,
-                    sin,
-                    cos,
-                    turning as i32,
-                    self.norm.eps,
-                    e.head as i32,
-                    rows as u64,
-                    call.padded() as i32,
-                    packed.at
-                );
-                Ok(())
-            })?;
-            Ok::<_, candle_core::Error>(packed)
-        };
-        let [queries, keys] = self.views();
-        let values = View {
-            offset: e.rotated() as i32,
-            ..keys
-        };
-        Ok([
-            rotate(queries, norms[0])?,
-            rotate(keys, norms[1])?,
-            call.pack((qkv, values), e.keys, None)?,
-        ])
-    }
-}
-
-/// `self_attention`: the output, and what the backward pass needs.
-pub fn layer(
-    [(qkv, l), (q_norm, lq), (k_norm, lk)]: [(&CudaStorage, &Layout); 3],
-    layer: &Layer,
-) -> Result<(CudaStorage, Lse)> {
-    let (gpu, e) = (Gpu::of(qkv), layer.extents);
-    let call = Call::new(&gpu, layer.plan, e, layer.precision)?;
-    let qkv = floats(qkv, l)?;
-    let [q, k, v] = layer.pack(&call, qkv, [floats(q_norm, lq)?, floats(k_norm, lk)?])?;
-    let (out, lse) = call.forward([q.at, k.at, v.at], layer.trains)?;
-    let (at, count) = (gpu.address(&out), e.queries * e.query_heads * e.head);
-    let stored = layer.precision.stored(layer.trains);
-    let (gated, to) = match stored {
-        Precision::F32 => (gpu.storage(out), at),
-        _ => gpu.result(count, stored)?,
-    };
-    let gates = (qkv, e.width(), e.gates());
-    let sizes = (count, e.head, e.query_heads);
-    gate_heads(&gpu, at, gates, (to, stored), sizes)?;
-    Ok((gated, lse))
-}
-
-/// The gradients of qkv and of the two norms.
-pub fn layer_backward(
-    [qkv, q_norm, k_norm, out, grad]: [&Tensor; 5],
-    lse: &Lse,
-    layer: &Layer,
-) -> Result<[Tensor; 3]> {
-    with_floats(
-        [qkv, q_norm, k_norm, out, grad],
-        |gpu, [x, wq, wk, out, g]| {
-            let e = layer.extents;
-            let call = Call::new(gpu, layer.plan, e, layer.precision)?;
-            let [q, k, v] = layer.pack(&call, x, [wq, wk])?;
-            let gates = Some((x, e.width(), e.gates()));
-            let dout = call.pack((g, View::heads(e.query_heads, e.head)), e.queries, gates)?;
-            // The gate is in `out` instead of the gradient: the product is the same.
-            let pulls = call.along(out, g)?;
-            let along = gpu.address(&pulls);
-            let [dq, dk, dv] =
-                call.backward([q.at, k.at, v.at, dout.at], gpu.address(lse), along)?;
-            let dqkv = gpu.alloc(e.queries * e.width())?;
-            let to = gpu.address(&dqkv);
-            let count = e.queries * (e.key_heads * e.head + e.query_heads);
-            let dv = gpu.address(&dv);
-            launch!(
-                gpu,
-                call.text(),
-                "values_and_gates",
-                Threads::each(count),
-                x,
-                dv,
-                along,
-                to,
-                call.sizes(),
-                e.width() as i32
-            );
-            let [queries, keys] = layer.views();
-            let for_q = norm_gradient(gpu, layer, (x, queries), (&dq, wq), to)?;
-            let for_k = norm_gradient(gpu, layer, (x, keys), (&dk, wk), to)?;
-            Ok([
-                gpu.tensor(dqkv, qkv.dims()),
-                gpu.tensor(for_q, q_norm.dims()),
-                gpu.tensor(for_k, k_norm.dims()),
-            ])
-        },
-    )
-}
-
-/// Writes the gradient of queries or keys into that of qkv; gives that of their norm's weights.
-fn norm_gradient(
-    gpu: &Gpu,
-    layer: &Layer,
-    (x, view): (Address, View),
-    (grad, w): (&Floats, Address),
-    to: Address,
-) -> Result<Floats> {
-    let (e, norm) = (layer.extents, &layer.norm);
-    let rows = e.queries * view.heads as usize;
-    let groups = groups(gpu, norm.segments, e.queries)?;
-    let turned = gpu.alloc::<f32>(rows * e.head)?;
-    let inverse = gpu.alloc::<f32>(rows)?;
-    let [turned_at, inverse_at] = [&turned, &inverse].map(|slice| gpu.address(slice));
-    let (grad, groups) = (gpu.address(grad), gpu.address(&groups));
-    norm.with_angles(|[sin, cos], turning| {
-        launch!(
-            gpu,
-            ROWS,
-            "norm_turn_backward",
-            Threads::warps(rows),
-            x,
-            view,
-            grad,
-            w,
-            groups,
-            sin,
-            cos,
-            turning as i32,
-            norm.eps,
-            e.head as i32,
-            rows as u64,
-            to,
-            view,
-            turned_at,
-            inverse_at
-        );
-        Ok(())
-    })?;
-    let own = View::heads(view.heads as usize, e.head);
-    let sum = Sum::Scaled {
-        b: (x, view),
-        scale: inverse_at,
-    };
-    sum_parts(gpu, (turned_at, own), sum, e.head, norm.segments)
 }
