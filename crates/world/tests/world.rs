@@ -1,7 +1,7 @@
 //! What holds for every family: equal seeds give equal clips, any shape works, the splits part.
 
 use gallop_core::{PixelSize, SAMPLES_PER_FRAME};
-use gallop_world::{Look, Rendered, Split, WorldConfig, is_heldout, registry};
+use gallop_world::{Look, Only, Rendered, Split, WorldConfig, is_heldout, registry};
 use proptest::prelude::*;
 
 fn config(family: &str, size: (usize, usize), frames: usize) -> WorldConfig {
@@ -47,6 +47,38 @@ fn check(rendered: &Rendered, size: (usize, usize), frames: usize) {
     let text = rendered.truth.to_json();
     let again: gallop_world::Truth = serde_json::from_str(&text).expect("its own JSON");
     assert_eq!(again.attributes, rendered.truth.attributes);
+}
+
+/// How far from the middle the first thing of clips that stay in their place is at the most.
+fn farthest(family: &str, centred: bool) -> f32 {
+    let only = [
+        ("camera", "still"),
+        ("count", "1"),
+        ("direction", "in_place"),
+    ];
+    let config = WorldConfig {
+        only: Only(only.map(|(k, v)| (k.into(), vec![v.into()])).into()),
+        audio: false,
+        centred,
+        ..config(family, (96, 64), 3)
+    };
+    (0..12)
+        .map(|seed| {
+            let truth = config.render(seed).unwrap().truth;
+            assert_eq!(truth.attributes.centred, centred);
+            (truth.tracks[0].points[1].x - 0.5).abs()
+        })
+        .fold(0.0, f32::max)
+}
+
+#[test]
+fn what_is_centred_stays_in_the_middle() {
+    for family in ["ball", "instrument", "face"] {
+        // A head sways a little.
+        let (middle, anywhere) = (farthest(family, true), farthest(family, false));
+        assert!(middle < 0.02, "{family}: {middle}");
+        assert!(anywhere > 0.05, "{family}: {anywhere}");
+    }
 }
 
 #[test]
