@@ -36,6 +36,17 @@ fn a_clip_has_the_length_size_and_sound_asked_for() {
     assert_eq!(listing(folder.path()), ["a.mp4", "tiny"]);
 }
 
+/// The tiny one knows two seconds.
+#[test]
+fn a_clip_is_as_long_as_the_model_was_trained_on() {
+    let folder = workplace();
+    let ask = ["generate", "a red ball", "--model", "tiny", "--dry-run"];
+    let out = gallop(folder.path(), &ask);
+    let told = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(told.contains(" 48 frames"), "{told}");
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("trained on clips"));
+}
+
 #[test]
 fn equal_seeds_make_equal_files_and_others_do_not() {
     let folder = workplace();
