@@ -117,10 +117,16 @@ impl Case {
     fn check(&self) {
         let [x, w, bias] = self.tensors();
         let expected = plain3(&x, &w, &bias, &self.spec);
-        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 8e-3)] {
+        // Few outputs may be next to nothing by cancelling, so errors are measured by what is summed: each product of
+        // numbers rounded to bf16 is off by 2^-8 of itself at the most.
+        let [x_size, w_size, bias_size] = [&x, &w, &bias].map(|t| t.abs().unwrap());
+        let summed = plain3(&x_size, &w_size, &bias_size, &self.spec);
+        let norm = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let share = norm(&expected) / norm(&summed).max(f64::MIN_POSITIVE);
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 4e-3)] {
             let y = conv(&x, &w, Some(&bias), &self.spec, precision).unwrap();
             assert_eq!(y.elem_count(), expected.len());
-            let error = relative_error(&values(&y), &expected);
+            let error = share * relative_error(&values(&y), &expected);
             assert!(error < tolerance, "{precision:?}: {error}");
         }
     }
