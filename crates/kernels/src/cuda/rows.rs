@@ -244,44 +244,59 @@ pub fn norm_turn_backward([x, w, grad]: [&Tensor; 3], norm: &Norm) -> Result<[Te
     with_floats([x, w, grad], |gpu, [x_at, w_at, g]| {
         let rows = x.elem_count() / norm.width.max(1);
         let view = View::heads(norm.heads, norm.width);
-        let groups = groups(gpu, norm.segments, rows / norm.heads.max(1))?;
         let dx = gpu.alloc(x.elem_count())?;
-        let turned = gpu.alloc::<f32>(x.elem_count())?;
-        let inverse = gpu.alloc::<f32>(rows)?;
-        let [to, turned, inverse] = [&dx, &turned, &inverse].map(|slice| gpu.address(slice));
-        let groups = gpu.address(&groups);
-        norm.with_angles(|[sin, cos], turning| {
-            launch!(
-                gpu,
-                ROWS,
-                "norm_turn_backward",
-                Threads::warps(rows),
-                x_at,
-                view,
-                g,
-                w_at,
-                groups,
-                sin,
-                cos,
-                turning as i32,
-                norm.eps,
-                norm.width as i32,
-                rows as u64,
-                to,
-                view,
-                turned,
-                inverse
-            );
-            Ok(())
-        })?;
-        let sum = Sum::Scaled {
-            b: (x_at, view),
-            scale: inverse,
-        };
-        let dw = sum_parts(gpu, (turned, view), sum, norm.width, norm.segments)?;
+        let to = gpu.address(&dx);
+        let dw = norm_turn_gradient(gpu, norm, (x_at, view), (g, w_at), (to, rows))?;
         let dw = padded(gpu, dw, w, norm)?;
         Ok([gpu.tensor(dx, x.dims()), dw])
     })
+}
+
+/// Writes the gradient of the heads of `view` within x, of which there are `rows` in all, to their places within `to`;
+/// gives that of the weights. The gradient of the result, `grad`, has those heads alone.
+pub fn norm_turn_gradient(
+    gpu: &Gpu,
+    norm: &Norm,
+    (x, view): (Address, View),
+    (grad, w): (Address, Address),
+    (to, rows): (Address, usize),
+) -> Result<Floats> {
+    let heads = view.heads as usize;
+    let groups = groups(gpu, norm.segments, rows / heads.max(1))?;
+    let turned = gpu.alloc::<f32>(rows * norm.width)?;
+    let inverse = gpu.alloc::<f32>(rows)?;
+    let [turned_at, inverse_at] = [&turned, &inverse].map(|slice| gpu.address(slice));
+    let groups = gpu.address(&groups);
+    norm.with_angles(|[sin, cos], turning| {
+        launch!(
+            gpu,
+            ROWS,
+            "norm_turn_backward",
+            Threads::warps(rows),
+            x,
+            view,
+            grad,
+            w,
+            groups,
+            sin,
+            cos,
+            turning as i32,
+            norm.eps,
+            norm.width as i32,
+            rows as u64,
+            to,
+            view,
+            turned_at,
+            inverse_at
+        );
+        Ok(())
+    })?;
+    let own = View::heads(heads, norm.width);
+    let sum = Sum::Scaled {
+        b: (x, view),
+        scale: inverse_at,
+    };
+    sum_parts(gpu, (turned_at, own), sum, norm.width, norm.segments)
 }
 
 /// The weights' gradient in the weights' shape.

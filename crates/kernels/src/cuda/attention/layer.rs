@@ -6,7 +6,7 @@ use super::{Call, Lse, Packed};
 use crate::attention::{AttentionPlan, Extents};
 use crate::cuda::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
 use crate::cuda::pointwise::gate_heads;
-use crate::cuda::rows::{Norm, ROWS, Sum, View, groups, sum_parts};
+use crate::cuda::rows::{Norm, View, groups, norm_turn_gradient};
 use crate::gemm::Precision;
 
 /// What a self-attention layer is, besides its inputs and weights.
@@ -132,8 +132,12 @@ pub fn layer_backward(
                 e.width() as i32
             );
             let [queries, keys] = layer.views();
-            let for_q = norm_gradient(gpu, layer, (x, queries), (&dq, wq), to)?;
-            let for_k = norm_gradient(gpu, layer, (x, keys), (&dk, wk), to)?;
+            let of = |view: View, grad: &Floats, w| {
+                let rows = e.queries * view.heads as usize;
+                let grad = (gpu.address(grad), w);
+                norm_turn_gradient(gpu, &layer.norm, (x, view), grad, (to, rows))
+            };
+            let (for_q, for_k) = (of(queries, &dq, wq)?, of(keys, &dk, wk)?);
             Ok([
                 gpu.tensor(dqkv, qkv.dims()),
                 gpu.tensor(for_q, q_norm.dims()),
@@ -141,51 +145,4 @@ pub fn layer_backward(
             ])
         },
     )
-}
-
-/// Writes the gradient of queries or keys into that of qkv; gives that of their norm's weights.
-fn norm_gradient(
-    gpu: &Gpu,
-    layer: &Layer,
-    (x, view): (Address, View),
-    (grad, w): (&Floats, Address),
-    to: Address,
-) -> Result<Floats> {
-    let (e, norm) = (layer.extents, &layer.norm);
-    let rows = e.queries * view.heads as usize;
-    let groups = groups(gpu, norm.segments, e.queries)?;
-    let turned = gpu.alloc::<f32>(rows * e.head)?;
-    let inverse = gpu.alloc::<f32>(rows)?;
-    let [turned_at, inverse_at] = [&turned, &inverse].map(|slice| gpu.address(slice));
-    let (grad, groups) = (gpu.address(grad), gpu.address(&groups));
-    norm.with_angles(|[sin, cos], turning| {
-        launch!(
-            gpu,
-            ROWS,
-            "norm_turn_backward",
-            Threads::warps(rows),
-            x,
-            view,
-            grad,
-            w,
-            groups,
-            sin,
-            cos,
-            turning as i32,
-            norm.eps,
-            e.head as i32,
-            rows as u64,
-            to,
-            view,
-            turned_at,
-            inverse_at
-        );
-        Ok(())
-    })?;
-    let own = View::heads(view.heads as usize, e.head);
-    let sum = Sum::Scaled {
-        b: (x, view),
-        scale: inverse_at,
-    };
-    sum_parts(gpu, (turned_at, own), sum, e.head, norm.segments)
 }
