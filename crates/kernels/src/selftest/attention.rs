@@ -5,14 +5,6 @@ use candle_core::Result;
 use super::{Case, EXACT, ROUNDED, case, random};
 use crate::{AttentionBlock, AttentionPlan, Precision, Segments, SelfAttention};
 
-pub fn cases() -> Result<Vec<Case>> {
-    let mut all = Vec::new();
-    for precision in [Precision::F32, Precision::Bf16] {
-        all.extend(attention(precision)?);
-    }
-    Ok(all)
-}
-
 /// Blocks that see several ranges, a causal one, and queries in none.
 pub fn plan(causal: bool, softcap: Option<f32>) -> AttentionPlan {
     let block = |q, k: &[std::ops::Range<usize>], causal| AttentionBlock {
@@ -30,7 +22,7 @@ pub fn plan(causal: bool, softcap: Option<f32>) -> AttentionPlan {
     }
 }
 
-fn attention(precision: Precision) -> Result<Vec<Case>> {
+pub fn cases(precision: Precision) -> Result<Vec<Case>> {
     let limit = match precision {
         Precision::F32 => EXACT,
         _ => ROUNDED,

@@ -5,14 +5,6 @@ use candle_core::Result;
 use super::{Case, EXACT, case};
 use crate::{ConvSpec, Padding, Precision};
 
-pub fn cases() -> Result<Vec<Case>> {
-    let mut all = Vec::new();
-    for precision in [Precision::F32, Precision::Bf16] {
-        all.extend(conv(precision)?);
-    }
-    Ok(all)
-}
-
 /// A convolution of the self-test: sizes of the input and of the weights, and how.
 pub struct Window {
     pub name: &'static str,
@@ -92,7 +84,7 @@ fn windows() -> Vec<Window> {
     ]
 }
 
-fn conv(precision: Precision) -> Result<Vec<Case>> {
+pub fn cases(precision: Precision) -> Result<Vec<Case>> {
     let cases = windows().into_iter().map(|Window { name, x, w, spec }| {
         let name = format!("conv {name} {precision:?}");
         case(name, &[x, w, &w[..1]], EXACT, move |x, _| {

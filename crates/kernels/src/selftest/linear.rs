@@ -5,22 +5,12 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::{Case, EXACT, ROUNDED, case};
 use crate::{Precision, Segments};
 
-pub fn cases() -> Result<Vec<Case>> {
-    let mut all = Vec::new();
-    for precision in [Precision::F32, Precision::Bf16] {
-        all.extend(linear(precision)?);
-    }
-    all.push(for_products()?);
-    all.extend(eight_bits()?);
-    Ok(all)
-}
-
 /// Three groups, one with two ranges, one range between them that is nobody's.
 pub fn ragged() -> Result<Segments> {
     Segments::new(vec![(0..17, 0), (17..50, 2), (60..61, 1), (61..97, 0)])
 }
 
-fn linear(precision: Precision) -> Result<Vec<Case>> {
+pub fn cases(precision: Precision) -> Result<Vec<Case>> {
     let named = |what: &str| format!("linear {what} {precision:?}");
     Ok(vec![
         case(
@@ -54,7 +44,7 @@ fn linear(precision: Precision) -> Result<Vec<Case>> {
 }
 
 /// An MLP without gradients, whose middle a GPU stores as the products read it.
-fn for_products() -> Result<Case> {
+pub fn for_products() -> Result<Case> {
     let shapes: [&[usize]; 4] = [&[97, 40], &[3 * 40], &[3 * 48, 40], &[3 * 40, 24]];
     let run = |x: &[Tensor], _: &Device| {
         let (segments, precision) = (ragged()?, Precision::Bf16);
@@ -76,7 +66,7 @@ fn for_products() -> Result<Case> {
 }
 
 /// Linear maps in 8-bit floats: sizes that their products take, and sizes that are multiplied as bf16.
-fn eight_bits() -> Result<Vec<Case>> {
+pub fn eight_bits() -> Result<Vec<Case>> {
     let kinds: [(&str, [usize; 3], bool); 3] = [
         ("one group", [65, 48, 80], false),
         ("3 groups, bias", [97, 16, 40], true),

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::{Isa, set_isa};
+use crate::{Isa, Precision, set_isa};
 
 /// Errors allowed where both sides round the same numbers to bf16, and where what is rounded was computed.
 const EXACT: f64 = 3e-5;
 const ROUNDED: f64 = 6e-3;
+
 /// What one operation showed.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -196,9 +197,13 @@ fn case(
 
 fn cases() -> Result<Vec<Case>> {
     let mut all = rows::cases()?;
-    all.extend(linear::cases()?);
-    all.extend(convolutions::cases()?);
-    all.extend(attention::cases()?);
+    for precision in [Precision::F32, Precision::Bf16] {
+        all.extend(linear::cases(precision)?);
+        all.extend(convolutions::cases(precision)?);
+        all.extend(attention::cases(precision)?);
+    }
+    all.push(linear::for_products()?);
+    all.extend(linear::eight_bits()?);
     #[cfg(feature = "cuda")]
     all.extend(fused::cases()?);
     Ok(all)
