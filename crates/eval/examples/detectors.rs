@@ -33,7 +33,7 @@ impl Progress for Lines {
     }
 }
 
-/// What foal was trained on.
+/// The part of the world that the detectors inside the program were fitted on; foal was trained on less.
 fn world() -> WorldConfig {
     let only = [
         ("weather", &["clear"][..]),
