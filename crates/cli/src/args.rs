@@ -262,9 +262,18 @@ pub struct Eval {
     /// Detectors made by --fit [default: those inside this program]
     #[arg(long, value_name = "FILE")]
     pub detectors: Option<PathBuf>,
-    /// Instead of measuring, make detectors for the model's families from clips of the world
+    /// Instead of measuring, make detectors from clips of the world, half of them through the model's autoencoders
     #[arg(long, value_name = "FILE")]
     pub fit: Option<PathBuf>,
+    /// The parts of the world that --fit draws from, as recipes/detectors.toml [default: what the model was trained on]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        requires = "fit",
+        conflicts_with = "look"
+    )]
+    pub recipe: Option<PathBuf>,
     /// Rendered clips that --fit learns from: more is surer and slower
     #[arg(long, value_name = "N", default_value_t = 1600, requires = "fit")]
     pub fitting_clips: usize,

@@ -1,5 +1,6 @@
 //! `gallop eval`: held-out prompts to clips, clips to metrics, beside what they are to be compared with.
 
+mod fit;
 mod record;
 
 use std::collections::BTreeMap;
@@ -9,12 +10,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use gallop_core::{
-    Audio, Cancel, Clip, ClipShape, Frame, PixelSize, Plan, Progress, Ratio, Request, UserError,
+    Audio, Cancel, Clip, ClipShape, Frame, Plan, Progress, Ratio, Request, UserError,
 };
-use gallop_engine::{
-    EngineError, Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct,
-};
-use gallop_eval::{Detectors, Effort, Kept, Measures, Row, measure, seam_ratio, table};
+use gallop_engine::{Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct};
+use gallop_eval::{Detectors, Kept, Measures, Row, measure, seam_ratio, table};
 use gallop_media::ClipWriter;
 use gallop_world::{HeldoutPrompt, Look, Split, WorldConfig, heldout_prompts, render_spec};
 use serde::Serialize;
@@ -27,11 +26,6 @@ use record::Record;
 
 /// One prompt in so many is also made from a first picture.
 const PICTURED: usize = 4;
-/// Sizes that detectors are fitted on; the first counts double.
-const FITTED_SIZES: [(usize, usize); 4] = [(160, 96), (160, 96), (128, 80), (224, 128)];
-/// Seconds of the clips that detectors are fitted on.
-const FITTED_FRAMES: usize = 49;
-
 /// What is measured, in the order of the table's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Column {
@@ -64,7 +58,7 @@ struct Report {
 /// Measures the model, the world through its autoencoders, an untrained model, and the world itself.
 pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
     if let Some(file) = &args.fit {
-        return fit(args, file, progress, cancel);
+        return fit::run(args, file, (progress, cancel));
     }
     let info = foal_info(args.model.as_deref())?;
     let detectors = detectors(args, &info.trained.families)?;
@@ -80,7 +74,7 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
         .with_context(|| format!("cannot make the folder `{}`", args.output.display()))?;
     let bench = Bench {
         args,
-        prompts: prompts(args.prompts, &world)?,
+        prompts: heldout_prompts(args.prompts, &["en", "zh"], &world)?,
         world,
         detectors,
         plan,
@@ -106,32 +100,6 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
     if cancel.is_cancelled() {
         progress.note("stopped; the same command goes on from here");
     }
-    Ok(())
-}
-
-/// `--fit`: detectors for the model's families, to a file.
-fn fit(args: &Eval, file: &Path, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
-    let trained = foal_info(args.model.as_deref())?.trained;
-    let looks = match (args.look.as_slice(), trained.looks.as_slice()) {
-        ([], []) => Look::ALL.to_vec(),
-        ([], names) | (names, _) => known_looks(names)?,
-    };
-    let world = WorldConfig {
-        looks,
-        sizes: FITTED_SIZES.map(|(w, h)| PixelSize::new(w, h)).to_vec(),
-        frames: vec![FITTED_FRAMES],
-        ..world_of(&trained)?
-    };
-    let effort = Effort::of_clips(args.fitting_clips);
-    let Some(detectors) = Detectors::fit(&world, effort, progress, cancel)? else {
-        return Err(EngineError::Cancelled.into());
-    };
-    for (attribute, (right, all)) in &detectors.fitted.accuracy {
-        let share = 100.0 * *right as f64 / (*all).max(1) as f64;
-        progress.note(&format!("{attribute}: {share:.1}% of {all} held-out clips"));
-    }
-    write_aside(file, &detectors.to_bytes()?)?;
-    progress.note(&format!("wrote {}", file.display()));
     Ok(())
 }
 
@@ -178,13 +146,6 @@ fn plan(args: &Eval, info: &FoalInfo) -> Result<Plan> {
         audio: true,
     };
     Ok(Plan::new(request, info.strides())?)
-}
-
-/// Half of the prompts English, half Chinese.
-fn prompts(n: usize, world: &WorldConfig) -> Result<Vec<HeldoutPrompt>> {
-    let mut all = heldout_prompts(n - n / 2, "en", world)?;
-    all.extend(heldout_prompts(n / 2, "zh", world)?);
-    Ok(all)
 }
 
 impl Column {

@@ -12,6 +12,7 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::denoiser::{CANCELLED, Denoiser, sequences};
+use crate::detail::Detail;
 use crate::error::{EngineError, Result};
 use crate::foal::Foal;
 
@@ -61,7 +62,7 @@ pub fn generate(
     if let Some(audio) = latents.get(1) {
         sink.audio(&decode_audio(model, plan, audio)?)?;
     }
-    decode_video(model, plan, &latents[0], sink, (progress, cancel))
+    decode_video(model, plan, (&latents[0], first), sink, (progress, cancel))
 }
 
 /// Denoises: video latents [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
@@ -164,23 +165,30 @@ fn decode_audio(model: &Foal, plan: &Plan, latents: &Tensor) -> Result<Audio> {
     Ok(audio)
 }
 
-/// Decodes chunk by chunk, and gives each frame away before the next chunk.
+/// Decodes chunk by chunk, and gives each frame away before the next chunk; `first` is the picture that the clip was to
+/// begin with.
 fn decode_video(
     model: &Foal,
     plan: &Plan,
-    latents: &Tensor,
+    (latents, first): (&Tensor, Option<&Frame>),
     sink: &mut dyn Sink,
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<()> {
     progress.stage("decode", plan.clip.frames as u64);
     let mut decoder = VideoDecoder::new(&model.video_ae, plan.clip.size);
     let (mut done, total) = (0, latents.dim(0)?);
+    let mut detail = None;
     for start in (0..total).step_by(CHUNK) {
         if cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
         let chunk = latents.narrow(0, start, CHUNK.min(total - start))?;
-        for frame in decoder.push(&chunk)? {
+        for mut frame in decoder.push(&chunk)? {
+            if let Some(first) = first {
+                detail
+                    .get_or_insert_with(|| Detail::new(first, &frame))
+                    .restore(&mut frame);
+            }
             if done < plan.clip.frames {
                 sink.frame(&frame)?;
                 done += 1;

@@ -4,6 +4,7 @@
 #![warn(missing_docs)]
 
 mod denoiser;
+mod detail;
 mod error;
 mod foal;
 mod generate;

@@ -31,7 +31,10 @@ pub struct Fitted {
     pub clips: usize,
     /// Attribute -> (right, all) on clips of the world's held-out part.
     pub accuracy: BTreeMap<String, (usize, usize)>,
-    /// Correlation of lips and voice on the same clips, and with the voice of another clip.
+    /// The same on coded clips of it; empty if they learnt from none.
+    #[serde(default)]
+    pub coded: BTreeMap<String, (usize, usize)>,
+    /// Correlation of lips and voice on the clips that were not coded, and with the voice of another clip.
     #[serde(default)]
     pub lips: Option<(f64, f64)>,
 }

@@ -29,6 +29,9 @@ pub enum EvalError {
         /// What is wrong with it.
         what: String,
     },
+    /// A clip could not be coded.
+    #[error("cannot code a clip: {0}")]
+    Coding(Box<dyn std::error::Error + Send + Sync>),
     /// No clip shows what is to be learnt.
     #[error("no clip that shows anything to learn from; give more clips")]
     Nothing,

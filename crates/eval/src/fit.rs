@@ -1,9 +1,10 @@
 //! Fitting the detectors to clips that the world renders.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
-use gallop_core::{Cancel, Progress};
-use gallop_world::{Attributes, Rendered, Split, Truth, WorldConfig, WorldError};
+use gallop_core::{Cancel, Clip, Progress};
+use gallop_world::{Attributes, Look, Rendered, Split, Truth, WorldConfig};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,10 @@ const GLIMPSE_SEED: u64 = 6_000_000_000;
 const TEST_SEED: u64 = 9_000_000_000;
 /// Clips rendered between two reports of progress.
 const BATCH: usize = 16;
-/// Frames of each clip that the finder learns from.
+/// Frames of each clip that the finder learns from, and of how long a clip: it compares a frame with its neighbours
+/// alone.
 const FRAMES: usize = 4;
+const SHORT: usize = 17;
 
 /// Clips that the finder learns from, at most: more make it hardly surer.
 const MOST_FOR_FINDER: usize = 1000;
@@ -59,6 +62,50 @@ impl Effort {
             rounds: (7, 40),
             tests: clips.div_ceil(6),
         }
+    }
+}
+
+/// What clips become before they are looked at: a model's autoencoders, there and back.
+pub type Coding<'a> = dyn Fn(&Clip) -> Result<Clip, Box<dyn Error + Send + Sync>> + Sync + 'a;
+
+/// The clips that detectors learn from.
+#[derive(Clone)]
+pub struct Course<'a> {
+    /// The worlds that they are drawn from, in turn.
+    pub worlds: Vec<WorldConfig>,
+    /// What every other clip of each world goes through, if anything.
+    ///
+    /// What a model makes was decoded from latents, and is softer than what the world draws. Detectors that
+    /// only know the one take the other for what it is not. Both come from the same worlds: else they would
+    /// learn that soft pictures show one world and sharp ones the other.
+    pub coding: Option<&'a Coding<'a>>,
+}
+
+impl Course<'_> {
+    /// The same clips, changed by `change` in what is drawn of them.
+    fn with(&self, change: impl Fn(&WorldConfig) -> WorldConfig) -> Self {
+        Self {
+            worlds: self.worlds.iter().map(change).collect(),
+            coding: self.coding,
+        }
+    }
+
+    /// Renders clip `i`, of a part of the world or of both.
+    fn render(&self, i: usize, seed: u64, split: Option<Split>) -> Result<Rendered, EvalError> {
+        let turns = self.worlds.len();
+        let world = self
+            .worlds
+            .get(i % turns.max(1))
+            .ok_or(EvalError::Nothing)?;
+        let one = WorldConfig {
+            split: split.unwrap_or_else(|| natural(i)),
+            ..world.clone()
+        };
+        let mut rendered = one.render(seed)?;
+        if let Some(coding) = self.coding.filter(|_| i / turns % 2 == 1) {
+            rendered.clip = coding(&rendered.clip).map_err(EvalError::Coding)?;
+        }
+        Ok(rendered)
     }
 }
 
@@ -172,27 +219,22 @@ pub fn natural(i: usize) -> Split {
     }
 }
 
-/// Renders clips `from..from + n`, of one part of the world or of both, and keeps what `look` makes of them; `None` when cancelled.
+/// Renders `n` clips of a part of the world or of both, their seeds from `from` on, and keeps what `look` makes of
+/// them; `None` when cancelled.
 fn rendered<T: Send>(
-    (world, split): (&WorldConfig, Option<Split>),
+    (course, split): (&Course, Option<Split>),
     (from, n): (u64, usize),
     look: impl Fn(&Rendered) -> T + Sync,
     (progress, cancel): (&dyn Progress, &Cancel),
-) -> Result<Option<Vec<T>>, WorldError> {
+) -> Result<Option<Vec<T>>, EvalError> {
     let mut all = Vec::with_capacity(n);
     while all.len() < n {
         if cancel.is_cancelled() {
             return Ok(None);
         }
-        let batch: Result<Vec<T>, WorldError> = (all.len()..(all.len() + BATCH).min(n))
+        let batch: Result<Vec<T>, EvalError> = (all.len()..(all.len() + BATCH).min(n))
             .into_par_iter()
-            .map(|i| {
-                let one = match split {
-                    Some(split) => part(world, split),
-                    None => part(world, natural(i)),
-                };
-                Ok(look(&one.render(from + i as u64)?))
-            })
+            .map(|i| Ok(look(&course.render(i, from + i as u64, split)?)))
             .collect();
         all.extend(batch?);
         progress.at(all.len() as u64);
@@ -201,23 +243,23 @@ fn rendered<T: Send>(
 }
 
 impl Detectors {
-    /// Renders clips of `world` and fits detectors to them; tries them on its held-out part.
+    /// Renders clips of `course` and fits detectors to them; tries them on the held-out part of its worlds.
     /// `None` when cancelled.
     ///
     /// # Errors
-    /// A family that is not registered; no clip.
+    /// A family that is not registered; no clip; what coding says.
     pub fn fit(
-        world: &WorldConfig,
+        course: &Course,
         effort: Effort,
         progress: &dyn Progress,
         cancel: &Cancel,
     ) -> Result<Option<Self>, EvalError> {
-        let Some(finder) = fit_finder(world, effort, progress, cancel)? else {
+        let Some(finder) = fit_finder(course, effort, progress, cancel)? else {
             return Ok(None);
         };
         progress.stage("clips for names", effort.clips as u64);
         let watched = rendered(
-            (world, None),
+            (course, None),
             (FIRST_SEED, effort.clips),
             |r| Watched::new(r, &finder),
             (progress, cancel),
@@ -225,28 +267,62 @@ impl Detectors {
         let Some(watched) = watched else {
             return Ok(None);
         };
-        let Some(glimpses) = glimpses(world, effort, progress, cancel)? else {
+        let Some(glimpses) = glimpses(course, effort, progress, cancel)? else {
             return Ok(None);
         };
         progress.stage("names", 3);
         let mut detectors = Self::of(finder, (&watched, &glimpses), effort.rounds, |done| {
             progress.at(done);
         })?;
-        detectors.fitted.families.clone_from(&world.families);
-        detectors.fitted.looks = world.looks.iter().map(|l| l.key().to_string()).collect();
-        progress.stage("held-out clips", effort.tests as u64);
-        let tests = rendered(
-            (world, Some(Split::Heldout)),
-            (TEST_SEED, effort.tests),
-            |r| Watched::new(r, &detectors.finder),
-            (progress, cancel),
-        )?;
-        let Some(tests) = tests else {
+        let mut families: Vec<String> = course
+            .worlds
+            .iter()
+            .flat_map(|w| w.families.clone())
+            .collect();
+        families.sort();
+        families.dedup();
+        detectors.fitted.families = families;
+        let mut looks: Vec<Look> = course.worlds.iter().flat_map(|w| w.looks.clone()).collect();
+        looks.sort_by_key(|look| look.key());
+        looks.dedup();
+        detectors.fitted.looks = looks.iter().map(|l| l.key().to_string()).collect();
+        progress.stage("held-out clips", 2 * effort.tests as u64);
+        let Some((plain, coded)) = detectors.tests(course, effort.tests, (progress, cancel))?
+        else {
             return Ok(None);
         };
-        detectors.fitted.accuracy = detectors.tried(&tests);
-        detectors.fitted.lips = detectors.lips_tried(&tests);
+        detectors.fitted.accuracy = detectors.tried(&plain);
+        detectors.fitted.lips = detectors.lips_tried(&plain);
+        detectors.fitted.coded = detectors.tried(&coded);
         Ok(Some(detectors))
+    }
+
+    /// `n` held-out clips as rendered, and as many coded if clips are: watched. `None` when cancelled.
+    ///
+    /// # Errors
+    /// As rendering and coding.
+    pub fn tests(
+        &self,
+        course: &Course,
+        n: usize,
+        (progress, cancel): (&dyn Progress, &Cancel),
+    ) -> Result<Option<(Vec<Watched>, Vec<Watched>)>, EvalError> {
+        // Twice as many, as every other one of each world is coded.
+        let all = rendered(
+            (course, Some(Split::Heldout)),
+            (TEST_SEED, 2 * n),
+            |r| Watched::new(r, &self.finder),
+            (progress, cancel),
+        )?;
+        let turns = course.worlds.len();
+        Ok(all.map(|all| {
+            let (mut plain, mut coded) = (Vec::new(), Vec::new());
+            for (i, watched) in all.into_iter().enumerate() {
+                let is_coded = course.coding.is_some() && i / turns % 2 == 1;
+                if is_coded { &mut coded } else { &mut plain }.push(watched);
+            }
+            (plain, coded)
+        }))
     }
 
     /// Detectors from a finder and what it saw, and glimpses of more.
@@ -334,26 +410,19 @@ impl Detectors {
     }
 }
 
-fn part(world: &WorldConfig, split: Split) -> WorldConfig {
-    WorldConfig {
-        split,
-        ..world.clone()
-    }
-}
-
 /// Glimpses of the things of short clips; `None` when cancelled.
 ///
 /// # Errors
-/// As rendering.
+/// As rendering and coding.
 pub fn glimpses(
-    world: &WorldConfig,
+    course: &Course,
     effort: Effort,
     progress: &dyn Progress,
     cancel: &Cancel,
-) -> Result<Option<Vec<Glimpse>>, WorldError> {
+) -> Result<Option<Vec<Glimpse>>, EvalError> {
     progress.stage("short clips for names", effort.glimpses as u64);
     let all = rendered(
-        (&Glimpse::world(world), None),
+        (&course.with(Glimpse::world), None),
         (GLIMPSE_SEED, effort.glimpses),
         Glimpse::of,
         (progress, cancel),
@@ -364,21 +433,22 @@ pub fn glimpses(
 /// A finder taught by frames of rendered clips; `None` when cancelled.
 ///
 /// # Errors
-/// As rendering.
+/// As rendering and coding.
 pub fn fit_finder(
-    world: &WorldConfig,
+    course: &Course,
     effort: Effort,
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Option<Finder>, EvalError> {
     let (clips, rounds) = effort.finder;
     progress.stage("clips for the finder", clips as u64);
-    let silent = WorldConfig {
+    let short = course.with(|world| WorldConfig {
         audio: false,
+        frames: vec![SHORT],
         ..world.clone()
-    };
+    });
     let frames = rendered(
-        (&silent, None),
+        (&short, None),
         (FINDER_SEED, clips),
         Material::of,
         (progress, cancel),

@@ -31,7 +31,7 @@ pub mod voice;
 pub use detectors::{ATTRIBUTES, Detectors, label};
 pub use error::EvalError;
 pub use features::Seen;
-pub use fit::{Effort, Watched};
+pub use fit::{Coding, Course, Effort, Watched};
 pub use kept::{KEPT_MS, Kept};
 pub use lessons::Glimpse;
 pub use lips::{Lips, Reader, Talk};

@@ -18,7 +18,8 @@ use candle_core::Tensor;
 use gallop_kernels::Precision;
 
 pub use config::{
-    AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, TextConfig, sandwich,
+    AUDIO_A_FRAME, AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, TextConfig,
+    sandwich,
 };
 pub use matrix::Form;
 pub use residency::{MemoryPlan, MemoryRequest};

@@ -63,6 +63,7 @@ pub struct TokenSequence {
     pub(crate) shared: Segments,
     pub(crate) full: AttentionPlan,
     pub(crate) local: Option<AttentionPlan>,
+    pub(crate) in_step: Option<AttentionPlan>,
     /// [L, 3 * K / 8].
     pub(crate) sin: Tensor,
     /// [L, 3 * K / 8].
@@ -89,17 +90,18 @@ impl TokenSequence {
             parts.push((at..at + count, group));
             at += count;
         }
-        let any_local = config
-            .layers
-            .iter()
-            .any(|layer| layer.attention == AttentionKind::Local);
+        let of_kind = |kind| {
+            let any = config.layers.iter().any(|layer| layer.attention == kind);
+            any.then(|| plan::attention(config, &samples, kind))
+        };
         Ok(Self {
             patch: config.patch,
             counts,
             by_modality: Segments::new(parts)?,
             shared: Segments::single(rows),
             full: plan::attention(config, &samples, AttentionKind::Full),
-            local: any_local.then(|| plan::attention(config, &samples, AttentionKind::Local)),
+            local: of_kind(AttentionKind::Local),
+            in_step: of_kind(AttentionKind::InStep),
             sin: Tensor::from_vec(sin, shape, device)?,
             cos: Tensor::from_vec(cos, shape, device)?,
             samples,
@@ -137,6 +139,15 @@ impl TokenSequence {
         let rows = &self.samples[sample].rows[modality as usize];
         let offset = self.rows(modality).start;
         rows.start - offset..rows.end - offset
+    }
+
+    /// Which of the `phases` audio latents of its video latent each audio token is.
+    pub(crate) fn audio_phases(&self, phases: usize) -> Vec<u32> {
+        let of_each =
+            (self.samples.iter()).map(|sample| sample.rows[Modality::Audio as usize].len());
+        of_each
+            .flat_map(|length| (0..length).map(|i| (i % phases) as u32))
+            .collect()
     }
 
     /// Video latents, one [F, H, W, C] a sample, as the network's input tokens [Lv, C * patch].
@@ -267,10 +278,12 @@ impl TokenSequence {
 
     /// What each token sees in a layer of this kind.
     pub fn plan(&self, kind: AttentionKind) -> &AttentionPlan {
-        match (kind, &self.local) {
-            (AttentionKind::Local, Some(plan)) => plan,
-            _ => &self.full,
-        }
+        let plan = match kind {
+            AttentionKind::Full => None,
+            AttentionKind::Local => self.local.as_ref(),
+            AttentionKind::InStep => self.in_step.as_ref(),
+        };
+        plan.unwrap_or(&self.full)
     }
 }
 

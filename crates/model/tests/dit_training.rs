@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var};
 use gallop_core::LatentShape;
 use gallop_kernels::Precision;
-use gallop_model::dit::{Batch, Dit, DitConfig, MlpKind, Outputs, Text, TextConfig};
+use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, MlpKind, Outputs, Text, TextConfig};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TextRole, TokenSequence};
 use gallop_model::{Vars, Weights};
 use rand::SeedableRng;
@@ -27,6 +27,13 @@ fn config() -> DitConfig {
         ..DitConfig::small(64, 3, 1, 11)
     };
     config.layers[0].mlp = MlpKind::Gelu7;
+    config
+}
+
+/// The same with a layer in which picture and sound are in step.
+fn in_step() -> DitConfig {
+    let mut config = config();
+    config.layers[1].attention = AttentionKind::InStep;
     config
 }
 
@@ -144,13 +151,15 @@ fn clips() -> Result<Vec<Clip>> {
 
 #[test]
 fn samples_packed_together_do_not_see_each_other() -> Result<()> {
-    let (dit, _) = dit(&config());
-    let clips = clips()?;
-    let (together, all) = forward(&dit, &clips.iter().collect::<Vec<_>>())?;
-    for (i, clip) in clips.iter().enumerate() {
-        let (alone, out) = forward(&dit, &[clip])?;
-        let (got, want) = (outputs(&together, &all, i)?, outputs(&alone, &out, 0)?);
-        assert_close(&got, &want, &format!("sample {i}"));
+    for config in [config(), in_step()] {
+        let (dit, _) = dit(&config);
+        let clips = clips()?;
+        let (together, all) = forward(&dit, &clips.iter().collect::<Vec<_>>())?;
+        for (i, clip) in clips.iter().enumerate() {
+            let (alone, out) = forward(&dit, &[clip])?;
+            let (got, want) = (outputs(&together, &all, i)?, outputs(&alone, &out, 0)?);
+            assert_close(&got, &want, &format!("sample {i}"));
+        }
     }
     Ok(())
 }
@@ -209,6 +218,69 @@ fn a_caption_sees_the_clip_which_does_not_see_it() -> Result<()> {
     Ok(())
 }
 
+/// Rows of `tensor` that differ between two outputs, in groups of these lengths.
+fn changed(a: &Option<Tensor>, b: &Option<Tensor>, groups: &[usize]) -> Result<Vec<bool>> {
+    let (a, b) = (
+        a.as_ref().expect("an output"),
+        b.as_ref().expect("an output"),
+    );
+    let rows = (a - b)?.abs()?.sum(1)?.to_vec1::<f32>()?;
+    let mut at = 0;
+    Ok(groups
+        .iter()
+        .map(|length| {
+            at += length;
+            rows[at - length..at].iter().any(|x| *x > 1e-5)
+        })
+        .collect())
+}
+
+#[test]
+fn in_step_sound_sees_the_picture_that_it_is_heard_with() -> Result<()> {
+    let mut config = DitConfig {
+        layers: config().layers[..1].to_vec(),
+        ..config()
+    };
+    config.layers[0].attention = AttentionKind::InStep;
+    let (dit, _) = dit(&config);
+    // Video latents last 1, 4 and 4 audio latents; the last has what is over, too.
+    let clip = Clip::new(SampleSpec::new(Task::TextToClip, latents(3, 11), 4), 1)?;
+    let with = |video: Option<Tensor>, audio: Option<Tensor>| Clip {
+        video: video.unwrap_or_else(|| clip.video.clone()),
+        audio: audio.unwrap_or_else(|| clip.audio.clone()),
+        ids: clip.ids.clone(),
+        spec: clip.spec.clone(),
+    };
+    // In the middle of time alone.
+    let louder = |x: &Tensor, from: usize, n: usize| -> Result<Tensor> {
+        let all = x.dim(0)?;
+        let parts = [
+            x.narrow(0, 0, from)?,
+            (x.narrow(0, from, n)? * 2.0)?,
+            x.narrow(0, from + n, all - from - n)?,
+        ];
+        Tensor::cat(&parts, 0)
+    };
+    let (pictures, sounds) = ([6, 6, 6], [1, 4, 6]);
+    let (_, base) = forward(&dit, &[&clip])?;
+    let (_, other) = forward(&dit, &[&with(Some(louder(&clip.video, 1, 1)?), None)])?;
+    assert_eq!(
+        changed(&base.audio, &other.audio, &sounds)?,
+        [false, true, false]
+    );
+    assert_eq!(changed(&base.video, &other.video, &pictures)?, [true; 3]);
+    let (_, other) = forward(&dit, &[&with(None, Some(louder(&clip.audio, 1, 4)?))])?;
+    assert_eq!(changed(&base.video, &other.video, &pictures)?, [true; 3]);
+    assert_eq!(changed(&base.audio, &other.audio, &sounds)?, [true; 3]);
+    // Each of them knows which quarter it is: equal latents do not sound alike.
+    let same = Tensor::zeros((11, 5), DType::F32, &CPU)?;
+    let (_, out) = forward(&dit, &[&with(None, Some(same))])?;
+    let audio = out.audio.expect("an output");
+    let (second, third) = (audio.narrow(0, 1, 1)?, audio.narrow(0, 2, 1)?);
+    assert!((second - third)?.abs()?.max_all()?.to_scalar::<f32>()? > 1e-4);
+    Ok(())
+}
+
 #[test]
 fn given_latents_have_no_weight_in_the_loss() -> Result<()> {
     let config = config();
@@ -263,7 +335,8 @@ fn slope(dit: &Dit, clips: &[&Clip], var: &Var, direction: &Tensor) -> Result<f6
 
 #[test]
 fn gradients_agree_with_finite_differences_for_every_weight() -> Result<()> {
-    let (dit, vars) = dit(&config());
+    // Of all layer kinds: full attention, and in step.
+    let (dit, vars) = dit(&in_step());
     let clips = clips()?;
     let clips: Vec<&Clip> = clips.iter().collect();
     let grads = loss(&dit, &clips, false)?.backward()?;
@@ -288,8 +361,8 @@ fn gradients_agree_with_finite_differences_for_every_weight() -> Result<()> {
 #[test]
 fn an_untrained_transformer_says_nothing() -> Result<()> {
     let vars = Vars::default();
-    let dit = Dit::new(&config(), &Weights::vars(&vars, Some(1), &CPU)).unwrap();
-    assert_eq!(vars.parameters(), config().parameters());
+    let dit = Dit::new(&in_step(), &Weights::vars(&vars, Some(1), &CPU)).unwrap();
+    assert_eq!(vars.parameters(), in_step().parameters());
     let clip = &clips()?[0];
     let (sequence, out) = forward(&dit, &[clip])?;
     assert!(outputs(&sequence, &out, 0)?.iter().all(|&x| x == 0.0));

@@ -146,7 +146,7 @@ pub fn train_audio_ae(
         device: device.clone(),
     };
     if let Some(path) = &recipe.start {
-        start_from(&vars, path)?;
+        start_from(&vars, path, &[])?;
     }
     let frozen: &[&str] = match recipe.freeze_encoder {
         true => &["latents.", "levels.", "encoder."],

@@ -9,7 +9,7 @@ use gallop_core::{Cancel, Progress};
 use gallop_diffusion::{Levels, SigmaDistribution, flow_matching, next_token};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
-use gallop_model::dit::{Batch, Dit, DitConfig, Outputs, Text, Work};
+use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, Text, Work};
 use gallop_model::tokens::Modality;
 use gallop_model::video_ae::VideoAe;
 use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights, save_weights};
@@ -76,8 +76,8 @@ pub struct DitRecipe {
     /// ahead.
     #[serde(default = "crate::data::one")]
     pub audio_shift: f64,
-    /// The share of clips whose sound has a noise level of its own, even in (0, 1): what a picture does
-    /// at a sound is learned where one of them is clear and the other is not.
+    /// The share of clips whose picture is nearly clear, and whose sound has a noise level of its own: when a sound
+    /// comes is learned where the picture says it.
     #[serde(default)]
     pub apart: f64,
     /// How much more tokens of the picture count that move, 0 for not at all: see `motion.rs`.
@@ -106,7 +106,7 @@ pub struct DitRecipe {
 }
 
 /// The size of a transformer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DitSize {
     /// D.
@@ -115,6 +115,20 @@ pub struct DitSize {
     pub depth: usize,
     /// Layers at each end with weights of their own a modality.
     pub outer: usize,
+    /// Layers, counted from 0, in which sound sees of the picture only what it is heard with.
+    #[serde(default)]
+    pub in_step: Vec<usize>,
+}
+
+impl DitSize {
+    fn config(&self, vocabulary: usize) -> Result<DitConfig> {
+        let mut config = DitConfig::small(self.width, self.depth, self.outer, vocabulary);
+        for &i in &self.in_step {
+            let what = || TrainError::Setting(format!("in_step: no layer {i} of {}", self.depth));
+            config.layers.get_mut(i).ok_or_else(what)?.attention = AttentionKind::InStep;
+        }
+        Ok(config)
+    }
 }
 
 /// A part of the curriculum.
@@ -156,8 +170,7 @@ pub fn train_dit(
     };
     let path = folder.join("tokenizer.json");
     std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;
-    let size = recipe.model;
-    let config = DitConfig::small(size.width, size.depth, size.outer, tokenizer.vocabulary());
+    let config = recipe.model.config(tokenizer.vocabulary())?;
     let mut source = source(recipe, config.clone(), (tokenizer, device))?;
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(recipe.run.seed), device);
@@ -177,7 +190,7 @@ pub fn train_dit(
         importance: importance.sqrt()?,
     };
     if let Some(path) = &recipe.start {
-        start_from(&vars, path)?;
+        start_from(&vars, path, &["adapter.audio_phase.weight"])?;
     }
     let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &[])?;
     progress.note(&format!("{} weights", optimiser.parameters()));
@@ -284,19 +297,19 @@ impl Task for DitTask {
     }
 
     /// Beside the losses: how much larger the picture's is beside a clear sound whose halves are exchanged than beside
-    /// the right one (`heard`), and the sound's, exchanged so, beside a clear picture (`seen`): 0 where the one is made
-    /// without regard to when the other happens.
+    /// the right one (`heard`), and the sound's beside a clear picture whose halves are (`seen`): 0 where the one is
+    /// made without regard to when the other happens.
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
         let own = |sigma| [sigma, self.source.levels.audio(sigma)];
-        let mut metrics = self.at_levels(own, false)?;
-        for (name, part, [picture, sound]) in [
-            ("heard", "video", [1.0, 0.0]),
-            ("seen", "audio", [0.0, 1.0]),
+        let mut metrics = self.at_levels(own, None)?;
+        for (name, part, [picture, sound], other) in [
+            ("heard", "video", [1.0, 0.0], Modality::Audio),
+            ("seen", "audio", [0.0, 1.0], Modality::Video),
         ] {
             let levels = |sigma| [sigma * picture, sigma * sound];
             let [own, late] = [
-                self.at_levels(levels, false)?,
-                self.at_levels(levels, true)?,
+                self.at_levels(levels, None)?,
+                self.at_levels(levels, Some(other))?,
             ];
             if let (Some(own), Some(late)) = (own.get(part), late.get(part)) {
                 metrics.insert(name.to_string(), late / own - 1.0);
@@ -320,9 +333,13 @@ fn forward(dit: &Dit, batch: &DitBatch) -> Result<Outputs> {
 }
 
 impl DitTask {
-    /// The losses of held-out clips at the noise levels that `levels` makes of each in turn; if `late`, with the halves
-    /// of their sounds exchanged.
-    fn at_levels(&self, levels: impl Fn(f64) -> [f64; 2], late: bool) -> Result<Metrics> {
+    /// The losses of held-out clips at the noise levels that `levels` makes of each in turn, with the halves of the part
+    /// that is `late` exchanged.
+    fn at_levels(
+        &self,
+        levels: impl Fn(f64) -> [f64; 2],
+        late: Option<Modality>,
+    ) -> Result<Metrics> {
         let sigmas = LEVELS.iter().cycle().take(self.held_out.len());
         let sigmas = sigmas.map(|&sigma| levels(sigma)).collect();
         let batch = self.source.fixed(&self.held_out, sigmas, late)?;

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, LatentShape, PixelSize};
-use gallop_diffusion::{Levels, add_noise, add_noise_by_channel, gaussian, velocity_target};
+use gallop_diffusion::{
+    Levels, add_noise, add_noise_by_channel, gaussian, shifted, velocity_target,
+};
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::DitConfig;
@@ -27,6 +29,11 @@ use crate::dit::DitRecipe;
 use crate::error::Result;
 use crate::motion::{motion, moving};
 use crate::rng::{Purpose, stream};
+
+/// Shifts of the noise levels of clips whose picture is nearly clear: of the picture's own, and of the sound's, even in
+/// (0, 1) otherwise.
+const CLEAR: f64 = 1.0 / 16.0;
+const NOISY: f64 = 3.0;
 
 /// One shape of clips.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,7 +140,7 @@ impl Source {
     fn levels(&self, sigma: f64, rng: &mut Pcg64) -> [f64; 2] {
         let apart = self.recipe.apart;
         if apart > 0.0 && rng.random::<f64>() < apart {
-            return [sigma, rng.random()];
+            return [shifted(sigma, CLEAR), shifted(rng.random(), NOISY)];
         }
         [sigma, self.levels.audio(sigma)]
     }
@@ -267,27 +274,35 @@ impl Source {
         })
     }
 
-    /// Clips under their first caption, each at fixed noise levels of picture and sound, for validation. If `late`, the
-    /// second half of each sound comes before the first.
+    /// Clips under their first caption, each at fixed noise levels of picture and sound, for validation; of a part that
+    /// is `late` the second half comes before the first.
     pub(crate) fn fixed(
         &self,
         clips: &[EncodedClip],
         sigmas: Vec<[f64; 2]>,
-        late: bool,
+        late: Option<Modality>,
     ) -> Result<DitBatch> {
         let mut rng = stream(self.recipe.run.seed, Purpose::Validation, u64::MAX);
-        let turned = |audio: &Tensor| -> Result<Tensor> {
-            let (all, half) = (audio.dim(0)?, if late { audio.dim(0)? / 2 } else { 0 });
+        // The first latent frame, coded alone, stays the first.
+        let turned = |x: &Tensor, part, first: usize| -> Result<Tensor> {
+            if late != Some(part) {
+                return Ok(x.clone());
+            }
+            let all = x.dim(0)?;
+            let half = first + (all - first) / 2;
             let parts = [
-                audio.narrow(0, half, all - half)?,
-                audio.narrow(0, 0, half)?,
+                x.narrow(0, 0, first)?,
+                x.narrow(0, half, all - half)?,
+                x.narrow(0, first, half - first)?,
             ];
             Ok(Tensor::cat(&parts, 0)?)
         };
         let turn = |clip: &EncodedClip| -> Result<EncodedClip> {
             Ok(EncodedClip {
-                audio: clip.audio.as_ref().map(turned).transpose()?,
-                video: clip.video.clone(),
+                audio: (clip.audio.as_ref())
+                    .map(|audio| turned(audio, Modality::Audio, 0))
+                    .transpose()?,
+                video: turned(&clip.video, Modality::Video, 1)?,
                 motion: clip.motion.clone(),
                 captions: clip.captions.clone(),
                 frames: Vec::new(),

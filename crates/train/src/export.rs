@@ -40,10 +40,14 @@ pub(crate) fn export(vars: &Vars, config: &impl Serialize, path: &Path) -> Resul
 /// Gives trainable weights the values of a file of the same network.
 ///
 /// # Errors
-/// If the file cannot be read, lacks a weight, or has one of another shape.
-pub(crate) fn start_from(vars: &Vars, path: &Path) -> Result<()> {
+/// If the file cannot be read, lacks a weight that is not among the `newer` ones, which then stay as they are, or has one
+/// of another shape.
+pub(crate) fn start_from(vars: &Vars, path: &Path, newer: &[&str]) -> Result<()> {
     let files = WeightFiles::open(path)?;
     for (name, var) in vars.all() {
+        if !files.contains(&name) && newer.contains(&name.as_str()) {
+            continue;
+        }
         let value = files.load(&name, var.device())?.to_dtype(var.dtype())?;
         if value.dims() != var.dims() {
             let (got, want) = (value.dims(), var.dims());

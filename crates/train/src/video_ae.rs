@@ -145,7 +145,7 @@ pub fn train_video_ae(
         device: device.clone(),
     };
     match &recipe.start {
-        Some(path) => start_from(&vars, path)?,
+        Some(path) => start_from(&vars, path, &[])?,
         None => {
             start_as_transform(&recipe.model, &vars)?;
             task.calibrate(&vars)?;

@@ -171,7 +171,7 @@ impl WorldConfig {
         }
     }
 
-    fn families(&self) -> Result<Vec<&'static dyn Family>, WorldError> {
+    pub(crate) fn families(&self) -> Result<Vec<&'static dyn Family>, WorldError> {
         if self.families.is_empty() {
             return Ok(registry().to_vec());
         }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{ModelError, Result};
 use crate::weights::WeightFiles;
 
+/// Audio latents that last as long as a video latent.
+pub const AUDIO_A_FRAME: usize = 4;
+
 /// The gated unit between the two projections of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,14 +18,20 @@ pub enum MlpKind {
     Swiglu7,
 }
 
-/// Which tokens a video token sees.
+/// Which tokens a token sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AttentionKind {
     /// All.
     Full,
-    /// Frames within [`DitConfig::local_frames`] of its own, all audio and all text.
+    /// A video token sees the frames within [`DitConfig::local_frames`] of its own, all audio and all text; audio and
+    /// text see everything.
     Local,
+    /// An audio token sees the video frame that it is heard with, all audio and all text; video and text see everything.
+    ///
+    /// Not of the public weights. A small transformer does not find out by itself that picture and sound go by one
+    /// clock; with such layers it need not (docs/log.md, 2026-11-26).
+    InStep,
 }
 
 /// One layer.
@@ -225,6 +234,12 @@ impl DitConfig {
         }
     }
 
+    /// With layers that are in step, how many audio latents a video latent lasts: each learns which it is.
+    pub fn audio_phases(&self) -> Option<usize> {
+        let in_step = |layer: &LayerKind| layer.attention == AttentionKind::InStep;
+        self.layers.iter().any(in_step).then_some(AUDIO_A_FRAME)
+    }
+
     /// The number of parameters in the layers alone.
     pub fn layers_parameters(&self) -> usize {
         self.layers.iter().map(|l| self.layer_parameters(l)).sum()
@@ -235,11 +250,12 @@ impl DitConfig {
         let (video, audio) = (self.video_token_channels(), self.audio_channels);
         let embedders = (video + audio + self.text.channels + 3) * self.width;
         let heads = (video + audio + 2) * self.width;
+        let phases = self.audio_phases().map_or(0, |phases| phases * self.width);
         let text = self
             .text
             .vocabulary
             .map_or(0, |v| v * self.text.channels + (v + 1) * self.width);
-        self.layers_parameters() + embedders + heads + text
+        self.layers_parameters() + embedders + phases + heads + text
     }
 
     fn layer_parameters(&self, layer: &LayerKind) -> usize {

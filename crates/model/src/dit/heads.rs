@@ -16,6 +16,8 @@ pub(super) struct Embedders {
     text: Embedder,
     /// [vocabulary, channels].
     table: Option<Tensor>,
+    /// What an audio token is told of its place within a video latent, [phases, D].
+    phases: Option<Tensor>,
 }
 
 struct Embedder {
@@ -47,11 +49,17 @@ impl Embedders {
             let size = (vocabulary, config.text.channels);
             weights.get_f32(size, "text_embedding.weight", Init::Normal(1.0))
         });
+        // From zeros, so that a transformer that had none goes on as it was.
+        let phases = config.audio_phases().map(|phases| {
+            let size = (phases, config.width);
+            weights.get_f32(size, "adapter.audio_phase.weight", Init::Zeros)
+        });
         Ok(Self {
             video: new("video_embedder", config.video_token_channels())?,
             audio: new("audio_embedder", config.audio_channels)?,
             text: new("text_embedder", config.text.channels)?,
             table: table.transpose()?,
+            phases: phases.transpose()?,
         })
     }
 
@@ -76,9 +84,16 @@ impl Embedders {
                 let want = batch.sequence.count(modality);
                 bail!("{count} {modality:?} tokens in a sequence with {want}");
             }
-            if let Some(tokens) = tokens.as_ref().filter(|_| count > 0) {
-                embedded.push(embedder.forward(tokens)?);
+            let Some(tokens) = tokens.as_ref().filter(|_| count > 0) else {
+                continue;
+            };
+            let mut stream = embedder.forward(tokens)?;
+            if let (Modality::Audio, Some(phases)) = (modality, &self.phases) {
+                let own = batch.sequence.audio_phases(phases.dim(0)?);
+                let own = Tensor::new(own, stream.device())?;
+                stream = (stream + phases.index_select(&own, 0)?)?;
             }
+            embedded.push(stream);
         }
         Tensor::cat(&embedded, 0)
     }

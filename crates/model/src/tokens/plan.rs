@@ -5,7 +5,7 @@ use std::ops::Range;
 use gallop_kernels::{AttentionBlock, AttentionPlan};
 
 use super::{Sample, TextRole};
-use crate::dit::{AttentionKind, DitConfig};
+use crate::dit::{AUDIO_A_FRAME, AttentionKind, DitConfig};
 
 /// The attention of all samples in a layer of this kind.
 pub(super) fn attention(
@@ -18,6 +18,7 @@ pub(super) fn attention(
         match kind {
             AttentionKind::Full => full_clip(sample, &mut blocks),
             AttentionKind::Local => local_clip(sample, config.local_frames, &mut blocks),
+            AttentionKind::InStep => clip_in_step(sample, &mut blocks),
         }
         text(sample, &mut blocks);
     }
@@ -92,6 +93,38 @@ fn local_clip(sample: &Sample, reach: usize, blocks: &mut Vec<AttentionBlock>) {
     }
     let keys = merged([video.clone(), audio.clone(), seen_text(sample)]);
     blocks.push(block(audio, keys, false));
+}
+
+/// The audio rows that video frame `frame` of `frames` lasts: the first frame is one of pixels, the others four. The
+/// last has what is left over.
+fn audio_of(audio: &Range<usize>, frame: usize, frames: usize) -> Range<usize> {
+    let begin = |frame: usize| match frame {
+        0 => audio.start,
+        _ => (audio.start + AUDIO_A_FRAME * (frame - 1) + 1).min(audio.end),
+    };
+    let end = match frame + 1 == frames {
+        true => audio.end,
+        false => begin(frame + 1),
+    };
+    begin(frame)..end
+}
+
+fn clip_in_step(sample: &Sample, blocks: &mut Vec<AttentionBlock>) {
+    let [video, audio, _] = sample.rows.clone();
+    if video.is_empty() || audio.is_empty() {
+        return full_clip(sample, blocks);
+    }
+    let [frames, height, width] = sample.grid;
+    let picture = |frame: usize| {
+        video.start + frame * height * width..video.start + (frame + 1) * height * width
+    };
+    let keys = merged([video.clone(), audio.clone(), seen_text(sample)]);
+    blocks.push(block(video.clone(), keys, false));
+    for frame in 0..frames {
+        let sound = audio_of(&audio, frame, frames);
+        let keys = merged([picture(frame), audio.clone(), seen_text(sample)]);
+        blocks.push(block(sound, keys, false));
+    }
 }
 
 fn text(sample: &Sample, blocks: &mut Vec<AttentionBlock>) {

@@ -153,11 +153,37 @@ fn wordings_of_the_splits_are_disjoint() {
 }
 
 #[test]
-fn there_are_enough_heldout_prompts_in_both_languages() {
-    for lang in ["en", "zh"] {
-        let prompts =
-            heldout_prompts(60, lang, &WorldConfig::default()).expect("families are registered");
-        assert_eq!(prompts.len(), 60);
-        assert!(prompts.iter().all(|p| crate::is_heldout(&p.attributes)));
+fn heldout_prompts_are_shared_among_families_and_languages() {
+    let world = WorldConfig {
+        // A family that is drawn more often is not asked for more often.
+        families: ["face", "face", "ball", "instrument"]
+            .map(String::from)
+            .to_vec(),
+        ..WorldConfig::default()
+    };
+    let prompts = heldout_prompts(62, &["en", "zh"], &world).expect("families are registered");
+    assert!(prompts.iter().all(|p| crate::is_heldout(&p.attributes)));
+    for (family, many) in [("ball", 21), ("face", 21), ("instrument", 20)] {
+        let of_family: Vec<_> = prompts
+            .iter()
+            .filter(|p| p.attributes.family == family)
+            .collect();
+        assert_eq!(of_family.len(), many, "{family}");
+        let english = of_family.iter().filter(|p| p.lang == "en").count();
+        assert!(
+            english.abs_diff(many / 2) <= 1,
+            "{family}: {english} of {many} in English"
+        );
     }
+    // A clip is found again from its seed alone.
+    let held = WorldConfig {
+        split: Split::Heldout,
+        ..world
+    };
+    for prompt in &prompts {
+        let spec = held.spec(prompt.seed).expect("families are registered");
+        assert_eq!(spec.attributes, prompt.attributes);
+    }
+    let all = heldout_prompts(120, &["en", "zh"], &WorldConfig::default()).expect("as above");
+    assert_eq!(all.len(), 120);
 }

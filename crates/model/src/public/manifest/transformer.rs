@@ -11,6 +11,9 @@ pub fn transformer(config: &DitConfig) -> Vec<TensorSpec> {
     let (d, video) = (config.width, config.video_token_channels());
     let bands = config.head_dim / 8;
     list.affine("adapter.audio_embedder", &[d, config.audio_channels]);
+    if let Some(phases) = config.audio_phases() {
+        list.weight("adapter.audio_phase.weight", &[phases, d]);
+    }
     list.push("adapter.rope.bands", &[bands], Fill::Frequencies);
     list.affine("adapter.text_embedder", &[d, config.text.channels]);
     list.affine("adapter.video_embedder", &[d, video]);
