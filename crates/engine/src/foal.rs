@@ -73,6 +73,9 @@ pub struct Sampling {
     pub num_steps: usize,
     /// Classifier-free guidance; 1 is none.
     pub guidance: f64,
+    /// The most of it for the sound, if there is a most: pushed hard towards its prompt, a sound goes less by the picture.
+    #[serde(default)]
+    pub audio_guidance: Option<f64>,
     /// Shift of the sigma schedule.
     pub shift: f64,
     /// Shift of the sound's noise level against the picture's: above 1 the picture is ahead, and the

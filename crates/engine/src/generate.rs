@@ -105,9 +105,15 @@ fn sample(
     }
 
     let sigmas = flow_sigmas(request.steps, model.info.sampling.shift);
+    let mut guidance = Guidance::constant(request.guidance, x.len());
+    if let Some(most) = model.info.sampling.audio_guidance {
+        for scale in &mut guidance.scales[levels.bands()..] {
+            scale.scale = scale.scale.min(most);
+        }
+    }
     let mut denoiser = Denoiser {
         dit: &model.dit,
-        guidance: Guidance::constant(request.guidance, x.len()),
+        guidance,
         levels,
         cond,
         both,
