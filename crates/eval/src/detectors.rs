@@ -106,18 +106,6 @@ pub(crate) fn around(features: &Features, thing: &Thing, attribute: &str) -> Vec
 }
 
 impl Detectors {
-    /// A finder that names nothing yet.
-    pub fn only(finder: Finder) -> Self {
-        Self {
-            fitted: Fitted::default(),
-            finder,
-            subject: None,
-            colour: None,
-            plain: BTreeMap::new(),
-            lips: None,
-        }
-    }
-
     /// Looks at a clip that has at least one frame.
     pub fn see(&self, clip: &Clip) -> Seen {
         Seen::new(clip, &self.finder)

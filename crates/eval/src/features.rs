@@ -1,7 +1,6 @@
 //! A clip as one list of numbers that says what it shows, how it is drawn and how it moves.
 
 use gallop_core::{Clip, Frame, PixelSize};
-use serde::{Deserialize, Serialize};
 
 use crate::finder::{Finder, Found};
 use crate::lips::{Talk, talk};
@@ -44,7 +43,7 @@ pub struct Seen {
 }
 
 /// A clip as a few lists of numbers and cut-outs, each list as long whatever the clip.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
     /// How it is drawn: gradients, colours.
     pub picture: Vec<f32>,

@@ -6,7 +6,6 @@ use std::error::Error;
 use gallop_core::{Cancel, Clip, Progress};
 use gallop_world::{Attributes, Look, Rendered, Split, Truth, WorldConfig};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::classifier::Classifier;
 use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, label, numbers};
@@ -110,8 +109,8 @@ impl Course<'_> {
 }
 
 /// What was seen of a rendered clip, and what it truly shows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Watched {
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
     /// What was seen.
     pub features: Features,
     /// What is shown.
@@ -132,7 +131,7 @@ fn opening(truth: &Truth) -> Option<Vec<f32>> {
 }
 
 /// Frames for the finder to learn from.
-pub struct Material(pub Vec<Example>);
+struct Material;
 
 impl Material {
     /// Frames of one clip.
@@ -211,7 +210,7 @@ fn colour_of(path: &Path, truth: &Truth) -> Option<String> {
 ///
 /// Detectors measure; they are not measured by what they never saw. From the training part alone
 /// they would learn that combinations which it leaves out do not exist.
-pub fn natural(i: usize) -> Split {
+fn natural(i: usize) -> Split {
     if i.is_multiple_of(9) {
         Split::Heldout
     } else {
@@ -301,7 +300,7 @@ impl Detectors {
     ///
     /// # Errors
     /// As rendering and coding.
-    pub fn tests(
+    fn tests(
         &self,
         course: &Course,
         n: usize,
@@ -329,7 +328,7 @@ impl Detectors {
     ///
     /// # Errors
     /// If no clip was watched.
-    pub fn of(
+    fn of(
         finder: Finder,
         (watched, glimpses): (&[Watched], &[Glimpse]),
         (looks, numbers_rounds): (usize, usize),
@@ -374,7 +373,7 @@ impl Detectors {
     }
 
     /// How often each attribute is named right.
-    pub fn tried(&self, tests: &[Watched]) -> BTreeMap<String, (usize, usize)> {
+    fn tried(&self, tests: &[Watched]) -> BTreeMap<String, (usize, usize)> {
         let mut accuracy: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for test in tests {
             for attribute in ATTRIBUTES {
@@ -394,7 +393,7 @@ impl Detectors {
 
     /// The mean correlation of lips and voice in clips, and of lips with the voice of the next
     /// clip: what nothing in common gives. `None` where nobody speaks.
-    pub fn lips_tried(&self, tests: &[Watched]) -> Option<(f64, f64)> {
+    fn lips_tried(&self, tests: &[Watched]) -> Option<(f64, f64)> {
         let reader = self.lips.as_ref()?;
         let read: Vec<_> = tests
             .iter()
@@ -414,7 +413,7 @@ impl Detectors {
 ///
 /// # Errors
 /// As rendering and coding.
-pub fn glimpses(
+fn glimpses(
     course: &Course,
     effort: Effort,
     progress: &dyn Progress,
@@ -434,7 +433,7 @@ pub fn glimpses(
 ///
 /// # Errors
 /// As rendering and coding.
-pub fn fit_finder(
+fn fit_finder(
     course: &Course,
     effort: Effort,
     progress: &dyn Progress,
@@ -467,4 +466,62 @@ pub fn fit_finder(
         !cancel.is_cancelled()
     });
     Ok((!cancel.is_cancelled()).then_some(finder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gallop_core::PixelSize;
+
+    /// Every other clip of each world goes through the coding, whose errors are told.
+    #[test]
+    fn half_of_each_world_is_coded() {
+        let world = |family: &str| WorldConfig {
+            families: vec![family.to_string()],
+            sizes: vec![PixelSize::new(64, 48)],
+            frames: vec![2],
+            audio: false,
+            ..WorldConfig::default()
+        };
+        let cut = |clip: &Clip| {
+            let mut clip = clip.clone();
+            clip.frames.truncate(1);
+            Ok(clip)
+        };
+        let course = Course {
+            worlds: vec![world("ball"), world("face")],
+            coding: Some(&cut),
+        };
+        let seen: Vec<(String, usize)> = (0..6)
+            .map(|i| {
+                let rendered = course.render(i, 7, None).expect("both are registered");
+                (rendered.truth.attributes.family, rendered.clip.frames.len())
+            })
+            .collect();
+        let want = [
+            ("ball", 2),
+            ("face", 2),
+            ("ball", 1),
+            ("face", 1),
+            ("ball", 2),
+            ("face", 2),
+        ];
+        assert_eq!(
+            seen,
+            want.map(|(family, frames)| (family.to_string(), frames))
+        );
+        let broken = |_: &Clip| Err("no memory".into());
+        let course = Course {
+            coding: Some(&broken),
+            ..course
+        };
+        assert!(course.render(0, 7, None).is_ok());
+        let error = course.render(2, 7, None).expect_err("coding fails");
+        assert!(error.to_string().contains("no memory"), "{error}");
+        let nothing = Course {
+            worlds: Vec::new(),
+            coding: None,
+        };
+        assert!(nothing.render(0, 7, None).is_err());
+    }
 }

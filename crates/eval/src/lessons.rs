@@ -25,7 +25,7 @@ pub(crate) fn is_thing(track: &Track) -> bool {
 /// A thing of a short silent clip, cut out about where it truly is: a tenth of the work of watching
 /// a whole clip, so that many more things can be seen.
 #[derive(Clone, Debug)]
-pub struct Glimpse {
+pub(crate) struct Glimpse {
     /// The thing and the light it is in; nothing else is known.
     features: Features,
     subject: String,

@@ -65,7 +65,7 @@ pub struct Lips {
 }
 
 /// What is seen of a mouth and heard of a voice, a frame each.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Talk {
     /// The square about the mouth: `3 x SIDE x SIDE` bytes.
     pub mouth: Vec<Vec<u8>>,

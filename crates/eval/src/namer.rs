@@ -2,7 +2,6 @@
 
 use gallop_core::Frame;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::classifier::Scale;
 use crate::net::{Adam, Layer, Map, Net, Noise, softmax};
@@ -30,7 +29,7 @@ pub const TRUNK: [Layer; 4] = [
 ];
 
 /// A square of a picture about a thing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cut {
     /// `3 x SIDE x SIDE` bytes.
     pub rgb: Vec<u8>,
@@ -39,7 +38,7 @@ pub struct Cut {
 }
 
 /// One thing of a clip, as it is looked at.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thing {
     /// Cut-outs at different times.
     pub cuts: Vec<Cut>,

@@ -132,9 +132,13 @@ impl Budget {
     }
 }
 
+/// What a process holds before its work differs by a little from one run to the next, so that as much as this one needed
+/// may be too little for the next.
+const SPARE_MIB: u64 = 2;
+
 /// What to say where `--memory` is too little.
 pub(super) fn too_little(allowed: u64, part: Part, needed: u64) -> UserError {
-    let least = needed.div_ceil(MIB);
+    let least = needed.div_ceil(MIB) + SPARE_MIB;
     UserError::new(
         format!(
             "--memory: {} MiB are too few for this clip with {}",
