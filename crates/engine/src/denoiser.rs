@@ -14,6 +14,8 @@ pub(crate) const CANCELLED: &str = "cancelled";
 pub(crate) struct Denoiser<'a> {
     pub dit: &'a Dit,
     pub guidance: Guidance,
+    /// Where the sound is pushed towards the picture; needs guidance and a sound.
+    pub unseen: Option<Unseen>,
     pub levels: &'a Levels,
     /// The clip under its prompt.
     pub cond: TokenSequence,
@@ -27,6 +29,17 @@ pub(crate) struct Denoiser<'a> {
     pub cancel: &'a Cancel,
     pub steps_done: u64,
 }
+
+/// A picture that shows nothing, and how far the sound is pushed away from what it would be beside that: guidance by
+/// the other modality (LTX-2, arXiv 2601.03233), where the other is hidden by noise, as training does, instead of left out.
+pub(crate) struct Unseen {
+    pub scale: f64,
+    /// Noise, as the state has it.
+    pub picture: Vec<Tensor>,
+}
+
+/// Above this noise level of the picture it shows nothing that is not hidden.
+const SHOWS_NOTHING: f64 = 0.9;
 
 /// The two sequences of a [`Denoiser`].
 pub(crate) fn sequences(
@@ -83,6 +96,28 @@ impl Denoiser<'_> {
     }
 }
 
+impl Denoiser<'_> {
+    /// Pushes the sound's velocity in `out` towards the picture: away from that beside a hidden one, by as much as `cond`,
+    /// that beside the picture of the state `x`, differs from it.
+    fn push(
+        &self,
+        unseen: &Unseen,
+        (x, cond): (&[Tensor], &[Tensor]),
+        out: &mut [Tensor],
+    ) -> Result<()> {
+        let bands = self.levels.bands();
+        let hidden = [&unseen.picture, &x[bands..]].concat();
+        let hidden = self
+            .forward(&self.cond, &hidden)
+            .map_err(candle_core::Error::wrap)?;
+        for part in bands..out.len() {
+            let push = (&cond[part] - &hidden[0][part])?.affine(unseen.scale, 0.0)?;
+            out[part] = (&out[part] + push)?;
+        }
+        Ok(())
+    }
+}
+
 impl Field for Denoiser<'_> {
     fn velocity(&mut self, x: &[Tensor], sigma: f64) -> Result<Vec<Tensor>> {
         if self.cancel.is_cancelled() {
@@ -98,7 +133,13 @@ impl Field for Denoiser<'_> {
         self.progress.at(self.steps_done);
         match (samples.next(), samples.next()) {
             (Some(cond), None) => Ok(cond),
-            (Some(cond), Some(uncond)) => self.guidance.apply(&cond, &uncond, sigma),
+            (Some(cond), Some(uncond)) => {
+                let mut out = self.guidance.apply(&cond, &uncond, sigma)?;
+                if let Some(unseen) = self.unseen.as_ref().filter(|_| sigma < SHOWS_NOTHING) {
+                    self.push(unseen, (x, &cond), &mut out)?;
+                }
+                Ok(out)
+            }
             (None, _) => candle_core::bail!("a clip without video tokens"),
         }
     }

@@ -76,6 +76,10 @@ pub struct Sampling {
     /// The most of it for the sound, if there is a most: pushed hard towards its prompt, a sound goes less by the picture.
     #[serde(default)]
     pub audio_guidance: Option<f64>,
+    /// How much further the sound is pushed towards its picture, away from what it would be beside a picture of noise;
+    /// 0 is not at all. A third evaluation a step once the picture shows anything.
+    #[serde(default)]
+    pub picture_guidance: f64,
     /// Shift of the sigma schedule.
     pub shift: f64,
     /// Shift of the sound's noise level against the picture's: above 1 the picture is ahead, and the

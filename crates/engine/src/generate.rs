@@ -11,7 +11,7 @@ use gallop_model::video_ae::{GROUP, VideoDecoder};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::denoiser::{CANCELLED, Denoiser, sequences};
+use crate::denoiser::{CANCELLED, Denoiser, Unseen, sequences};
 use crate::detail::Detail;
 use crate::error::{EngineError, Result};
 use crate::foal::Foal;
@@ -111,9 +111,18 @@ fn sample(
             scale.scale = scale.scale.min(most);
         }
     }
+    let picture_guidance = model.info.sampling.picture_guidance;
+    let unseen = match picture_guidance != 0.0 && shape.audio > 0 {
+        true => Some(Unseen {
+            scale: picture_guidance,
+            picture: levels.split(&[gaussian(&mut rng, grid, &model.device)?])?,
+        }),
+        false => None,
+    };
     let mut denoiser = Denoiser {
         dit: &model.dit,
         guidance,
+        unseen,
         levels,
         cond,
         both,
@@ -293,6 +302,28 @@ mod tests {
         let mut later = vec![1.0; channels];
         later[channels - 1] = 4.0;
         assert_ne!(together, made(later));
+    }
+
+    #[test]
+    fn the_sound_has_guidance_of_its_own() {
+        let mut model = Foal::embedded(&Device::Cpu).unwrap();
+        let mut plan = small_plan(&model);
+        let mut sound = |most: Option<f64>, picture: f64, guidance: f64| {
+            (
+                model.info.sampling.audio_guidance,
+                model.info.sampling.picture_guidance,
+            ) = (most, picture);
+            plan.request.guidance = guidance;
+            let latents = sample(&model, &plan, None, (&Silent, &Cancel::default())).unwrap();
+            latents[1].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let plain = sound(None, 0.0, 2.0);
+        assert_eq!(plain, sound(Some(2.0), 0.0, 2.0));
+        assert_eq!(plain, sound(Some(9.0), 0.0, 2.0));
+        assert_ne!(plain, sound(Some(1.5), 0.0, 2.0));
+        assert_ne!(plain, sound(None, 1.0, 2.0));
+        // Whoever wants no guidance gets none.
+        assert_eq!(sound(None, 0.0, 1.0), sound(Some(1.5), 1.0, 1.0));
     }
 
     #[test]
