@@ -286,7 +286,7 @@ impl Detectors {
         looks.dedup();
         detectors.fitted.looks = looks.iter().map(|l| l.key().to_string()).collect();
         progress.stage("held-out clips", 2 * effort.tests as u64);
-        let Some((plain, coded)) = detectors.tests(course, effort.tests, (progress, cancel))?
+        let Some([plain, coded]) = detectors.tests(course, effort.tests, (progress, cancel))?
         else {
             return Ok(None);
         };
@@ -305,7 +305,7 @@ impl Detectors {
         course: &Course,
         n: usize,
         (progress, cancel): (&dyn Progress, &Cancel),
-    ) -> Result<Option<(Vec<Watched>, Vec<Watched>)>, EvalError> {
+    ) -> Result<Option<[Vec<Watched>; 2]>, EvalError> {
         // Twice as many, as every other one of each world is coded.
         let all = rendered(
             (course, Some(Split::Heldout)),
@@ -320,7 +320,7 @@ impl Detectors {
                 let is_coded = course.coding.is_some() && i / turns % 2 == 1;
                 if is_coded { &mut coded } else { &mut plain }.push(watched);
             }
-            (plain, coded)
+            [plain, coded]
         }))
     }
 
