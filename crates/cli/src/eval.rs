@@ -26,6 +26,7 @@ use record::Record;
 
 /// One prompt in so many is also made from a first picture.
 const PICTURED: usize = 4;
+
 /// What is measured, in the order of the table's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Column {

@@ -9,6 +9,9 @@ use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 /// Why [`Field::velocity`] stopped when the user asked it to.
 pub(crate) const CANCELLED: &str = "cancelled";
 
+/// Above this noise level a picture shows nothing.
+const SHOWS_NOTHING: f64 = 0.9;
+
 /// Velocities of one clip, with or without guidance. The state is what [`Levels::split`] makes of video latents
 /// [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
 pub(crate) struct Denoiser<'a> {
@@ -37,9 +40,6 @@ pub(crate) struct Unseen {
     /// Noise, as the state has it.
     pub picture: Vec<Tensor>,
 }
-
-/// Above this noise level of the picture it shows nothing that is not hidden.
-const SHOWS_NOTHING: f64 = 0.9;
 
 /// The two sequences of a [`Denoiser`].
 pub(crate) fn sequences(
@@ -94,9 +94,7 @@ impl Denoiser<'_> {
             })
             .collect()
     }
-}
 
-impl Denoiser<'_> {
     /// Pushes the sound's velocity in `out` towards the picture: away from that beside a hidden one, by as much as `cond`,
     /// that beside the picture of the state `x`, differs from it.
     fn push(

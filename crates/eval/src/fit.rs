@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use gallop_core::{Cancel, Clip, Progress};
-use gallop_world::{Attributes, Look, Rendered, Split, Truth, WorldConfig};
+use gallop_world::{Attributes, Rendered, Split, Truth, WorldConfig};
 use rayon::prelude::*;
 
 use crate::classifier::Classifier;
@@ -12,7 +12,7 @@ use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, label, numbers};
 use crate::error::EvalError;
 use crate::features::{Features, Seen};
 use crate::finder::{Example, Finder};
-use crate::lessons::{Glimpse, colour_namer, is_thing, subject_namer};
+use crate::lessons::{Glimpse, colour_namer, is_thing, sorted, subject_namer};
 use crate::lips::{self, Reader, Talk};
 use crate::motion::small_frames;
 use crate::net::Noise;
@@ -68,16 +68,15 @@ impl Effort {
 pub type Coding<'a> = dyn Fn(&Clip) -> Result<Clip, Box<dyn Error + Send + Sync>> + Sync + 'a;
 
 /// The clips that detectors learn from.
-#[derive(Clone)]
 pub struct Course<'a> {
     /// The worlds that they are drawn from, in turn.
     pub worlds: Vec<WorldConfig>,
-    /// What every other clip of each world goes through, if anything.
+    /// What every other clip of each world goes through.
     ///
     /// What a model makes was decoded from latents, and is softer than what the world draws. Detectors that
     /// only know the one take the other for what it is not. Both come from the same worlds: else they would
     /// learn that soft pictures show one world and sharp ones the other.
-    pub coding: Option<&'a Coding<'a>>,
+    pub coding: &'a Coding<'a>,
 }
 
 impl Course<'_> {
@@ -89,20 +88,22 @@ impl Course<'_> {
         }
     }
 
+    /// Whether clip `i` is coded.
+    fn is_coded(&self, i: usize) -> bool {
+        i / self.worlds.len() % 2 == 1
+    }
+
     /// Renders clip `i`, of a part of the world or of both.
     fn render(&self, i: usize, seed: u64, split: Option<Split>) -> Result<Rendered, EvalError> {
-        let turns = self.worlds.len();
-        let world = self
-            .worlds
-            .get(i % turns.max(1))
-            .ok_or(EvalError::Nothing)?;
+        let mut in_turn = self.worlds.iter().cycle();
+        let world = in_turn.nth(i).ok_or(EvalError::Nothing)?;
         let one = WorldConfig {
             split: split.unwrap_or_else(|| natural(i)),
             ..world.clone()
         };
         let mut rendered = one.render(seed)?;
-        if let Some(coding) = self.coding.filter(|_| i / turns % 2 == 1) {
-            rendered.clip = coding(&rendered.clip).map_err(EvalError::Coding)?;
+        if self.is_coded(i) {
+            rendered.clip = (self.coding)(&rendered.clip).map_err(EvalError::Coding)?;
         }
         Ok(rendered)
     }
@@ -130,33 +131,28 @@ fn opening(truth: &Truth) -> Option<Vec<f32>> {
     Some(both.map(|(m, h)| m.ry / h.ry.max(1e-6)).collect())
 }
 
-/// Frames for the finder to learn from.
-struct Material;
-
-impl Material {
-    /// Frames of one clip.
-    fn of(rendered: &Rendered) -> Vec<Example> {
-        let rgb = small_frames(&rendered.clip);
-        let size = rgb[0][0].size;
-        let mut noise = Noise::new(rendered.truth.seed);
-        (0..FRAMES)
-            .map(|_| {
-                let frame = noise.below(rgb.len());
-                let things = rendered
-                    .truth
-                    .tracks
-                    .iter()
-                    .filter(|t| is_thing(t) && t.points[frame].visible)
-                    .map(|t| {
-                        let p = t.points[frame];
-                        let (w, h) = (size.width as f32, size.height as f32);
-                        ([p.x * w, p.y * h], [p.rx * w, p.ry * h])
-                    })
-                    .collect();
-                Example::new(&rgb, frame, things)
-            })
-            .collect()
-    }
+/// Frames of one clip for the finder to learn from.
+fn examples(rendered: &Rendered) -> Vec<Example> {
+    let rgb = small_frames(&rendered.clip);
+    let size = rgb[0][0].size;
+    let mut noise = Noise::new(rendered.truth.seed);
+    (0..FRAMES)
+        .map(|_| {
+            let frame = noise.below(rgb.len());
+            let things = rendered
+                .truth
+                .tracks
+                .iter()
+                .filter(|t| is_thing(t) && t.points[frame].visible)
+                .map(|t| {
+                    let p = t.points[frame];
+                    let (w, h) = (size.width as f32, size.height as f32);
+                    ([p.x * w, p.y * h], [p.rx * w, p.ry * h])
+                })
+                .collect();
+            Example::new(&rgb, frame, things)
+        })
+        .collect()
 }
 
 impl Watched {
@@ -273,18 +269,10 @@ impl Detectors {
         let mut detectors = Self::of(finder, (&watched, &glimpses), effort.rounds, |done| {
             progress.at(done);
         })?;
-        let mut families: Vec<String> = course
-            .worlds
-            .iter()
-            .flat_map(|w| w.families.clone())
-            .collect();
-        families.sort();
-        families.dedup();
-        detectors.fitted.families = families;
-        let mut looks: Vec<Look> = course.worlds.iter().flat_map(|w| w.looks.clone()).collect();
-        looks.sort_by_key(|look| look.key());
-        looks.dedup();
-        detectors.fitted.looks = looks.iter().map(|l| l.key().to_string()).collect();
+        let worlds = course.worlds.iter();
+        detectors.fitted.families = sorted(worlds.clone().flat_map(|w| w.families.clone()));
+        let looks = worlds.flat_map(|w| &w.looks);
+        detectors.fitted.looks = sorted(looks.map(|look| look.key().to_string()));
         progress.stage("held-out clips", 2 * effort.tests as u64);
         let Some([plain, coded]) = detectors.tests(course, effort.tests, (progress, cancel))?
         else {
@@ -296,7 +284,7 @@ impl Detectors {
         Ok(Some(detectors))
     }
 
-    /// `n` held-out clips as rendered, and as many coded if clips are: watched. `None` when cancelled.
+    /// `n` held-out clips as rendered, and about as many coded: watched. `None` when cancelled.
     ///
     /// # Errors
     /// As rendering and coding.
@@ -306,21 +294,18 @@ impl Detectors {
         n: usize,
         (progress, cancel): (&dyn Progress, &Cancel),
     ) -> Result<Option<[Vec<Watched>; 2]>, EvalError> {
-        // Twice as many, as every other one of each world is coded.
         let all = rendered(
             (course, Some(Split::Heldout)),
             (TEST_SEED, 2 * n),
             |r| Watched::new(r, &self.finder),
             (progress, cancel),
         )?;
-        let turns = course.worlds.len();
         Ok(all.map(|all| {
-            let (mut plain, mut coded) = (Vec::new(), Vec::new());
+            let mut of_kind = [Vec::new(), Vec::new()];
             for (i, watched) in all.into_iter().enumerate() {
-                let is_coded = course.coding.is_some() && i / turns % 2 == 1;
-                if is_coded { &mut coded } else { &mut plain }.push(watched);
+                of_kind[usize::from(course.is_coded(i))].push(watched);
             }
-            [plain, coded]
+            of_kind
         }))
     }
 
@@ -449,7 +434,7 @@ fn fit_finder(
     let frames = rendered(
         (&short, None),
         (FINDER_SEED, clips),
-        Material::of,
+        examples,
         (progress, cancel),
     )?;
     let Some(frames) = frames else {
@@ -490,7 +475,7 @@ mod tests {
         };
         let course = Course {
             worlds: vec![world("ball"), world("face")],
-            coding: Some(&cut),
+            coding: &cut,
         };
         let seen: Vec<(String, usize)> = (0..6)
             .map(|i| {
@@ -512,7 +497,7 @@ mod tests {
         );
         let broken = |_: &Clip| Err("no memory".into());
         let course = Course {
-            coding: Some(&broken),
+            coding: &broken,
             ..course
         };
         assert!(course.render(0, 7, None).is_ok());
@@ -520,7 +505,7 @@ mod tests {
         assert!(error.to_string().contains("no memory"), "{error}");
         let nothing = Course {
             worlds: Vec::new(),
-            coding: None,
+            coding: &cut,
         };
         assert!(nothing.render(0, 7, None).is_err());
     }

@@ -88,7 +88,8 @@ fn cuts(rendered: &Rendered, track: &Track, noise: &mut Noise) -> Vec<Cut> {
     .collect()
 }
 
-fn sorted(labels: impl Iterator<Item = String>) -> Vec<String> {
+/// Each of the labels once, in order.
+pub(crate) fn sorted(labels: impl Iterator<Item = String>) -> Vec<String> {
     let mut classes: Vec<String> = labels.collect();
     classes.sort();
     classes.dedup();

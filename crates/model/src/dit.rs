@@ -17,9 +17,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use gallop_kernels::Precision;
 
+pub(crate) use config::AUDIO_A_FRAME;
 pub use config::{
-    AUDIO_A_FRAME, AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, TextConfig,
-    sandwich,
+    AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, TextConfig, sandwich,
 };
 pub use matrix::Form;
 pub use residency::{MemoryPlan, MemoryRequest};

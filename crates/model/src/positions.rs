@@ -1,6 +1,6 @@
 //! Where tokens are in time and space, and the rotary angles that follow.
 
-use crate::dit::PositionStyle;
+use crate::dit::{AUDIO_A_FRAME, PositionStyle};
 
 /// The nine numbers of a token: t, h, w; sizes T, H, W; reference sizes.
 pub type Coordinates = [f32; 9];
@@ -32,7 +32,7 @@ impl Grid {
     pub fn audio(style: PositionStyle, length: usize, frames: usize) -> Self {
         let reference = match style {
             PositionStyle::V1 => frames,
-            PositionStyle::V2 => length.saturating_sub(1) / 4 + 1,
+            PositionStyle::V2 => length.saturating_sub(1) / AUDIO_A_FRAME + 1,
         };
         Self {
             size: [length, 1, 1],

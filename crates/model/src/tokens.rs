@@ -64,6 +64,8 @@ pub struct TokenSequence {
     pub(crate) full: AttentionPlan,
     pub(crate) local: Option<AttentionPlan>,
     pub(crate) in_step: Option<AttentionPlan>,
+    /// Which audio latent of its video latent each audio token is, `[La]`, where there are any that are told.
+    pub(crate) audio_phases: Option<Tensor>,
     /// [L, 3 * K / 8].
     pub(crate) sin: Tensor,
     /// [L, 3 * K / 8].
@@ -94,6 +96,14 @@ impl TokenSequence {
             let any = config.layers.iter().any(|layer| layer.attention == kind);
             any.then(|| plan::attention(config, &samples, kind))
         };
+        let told = config.audio_phases().filter(|_| counts[1] > 0);
+        let audio_phases = told.map(|phases| {
+            let lengths = samples
+                .iter()
+                .map(|s| s.rows[Modality::Audio as usize].len());
+            let own = lengths.flat_map(|length| (0..length).map(|i| (i % phases) as u32));
+            Tensor::from_iter(own, device)
+        });
         Ok(Self {
             patch: config.patch,
             counts,
@@ -102,6 +112,7 @@ impl TokenSequence {
             full: plan::attention(config, &samples, AttentionKind::Full),
             local: of_kind(AttentionKind::Local),
             in_step: of_kind(AttentionKind::InStep),
+            audio_phases: audio_phases.transpose()?,
             sin: Tensor::from_vec(sin, shape, device)?,
             cos: Tensor::from_vec(cos, shape, device)?,
             samples,
@@ -139,15 +150,6 @@ impl TokenSequence {
         let rows = &self.samples[sample].rows[modality as usize];
         let offset = self.rows(modality).start;
         rows.start - offset..rows.end - offset
-    }
-
-    /// Which of the `phases` audio latents of its video latent each audio token is.
-    pub(crate) fn audio_phases(&self, phases: usize) -> Vec<u32> {
-        let of_each =
-            (self.samples.iter()).map(|sample| sample.rows[Modality::Audio as usize].len());
-        of_each
-            .flat_map(|length| (0..length).map(|i| (i % phases) as u32))
-            .collect()
     }
 
     /// Video latents, one [F, H, W, C] a sample, as the network's input tokens [Lv, C * patch].

@@ -136,7 +136,7 @@ impl Source {
         self.pack(pieces, sigmas)
     }
 
-    /// The noise levels of picture and sound, where that of the picture is `sigma`.
+    /// The noise levels of picture and sound, from the level `sigma` that was drawn.
     fn levels(&self, sigma: f64, rng: &mut Pcg64) -> [f64; 2] {
         let apart = self.recipe.apart;
         if apart > 0.0 && rng.random::<f64>() < apart {

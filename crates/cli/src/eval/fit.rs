@@ -39,7 +39,7 @@ pub fn run(args: &Eval, file: &Path, (progress, cancel): (&dyn Progress, &Cancel
     let coding = |clip: &Clip| reconstruct(&model, clip).map_err(Into::into);
     let course = Course {
         worlds: worlds.collect(),
-        coding: Some(&coding),
+        coding: &coding,
     };
     let effort = Effort::of_clips(args.fitting_clips);
     let Some(detectors) = Detectors::fit(&course, effort, progress, cancel)? else {

@@ -136,9 +136,14 @@ impl Budget {
 /// may be too little for the next.
 const SPARE_MIB: u64 = 2;
 
+/// The `--memory` to advise, in MiB, to whom so many bytes were needed.
+pub(super) fn enough(needed: u64) -> u64 {
+    needed.div_ceil(MIB) + SPARE_MIB
+}
+
 /// What to say where `--memory` is too little.
 pub(super) fn too_little(allowed: u64, part: Part, needed: u64) -> UserError {
-    let least = needed.div_ceil(MIB) + SPARE_MIB;
+    let least = enough(needed);
     UserError::new(
         format!(
             "--memory: {} MiB are too few for this clip with {}",

@@ -16,7 +16,7 @@ use gallop_model::{
 use rayon::prelude::*;
 use safetensors::Dtype;
 
-use super::estimate::too_little;
+use super::estimate::{enough, too_little};
 use crate::error::{EngineError, Result};
 
 /// Numbers looked at by one thread at a time.
@@ -219,14 +219,17 @@ impl LoadTransformer for Planned {
 }
 
 fn too_little_free(part: Part, allowed: u64, needed: u64) -> UserError {
-    let least = needed.div_ceil(MIB);
     UserError::new(
         format!(
-            "too little memory is free: {} needs {least} MiB for this clip, and four fifths of what is free are {} MiB",
+            "too little memory is free: {} needs {} MiB for this clip, and four fifths of what is free are {} MiB",
             part.folder(),
+            needed.div_ceil(MIB),
             allowed / MIB
         ),
-        format!("end other programs, or allow as much with --memory {least}MiB"),
+        format!(
+            "end other programs, or allow as much with --memory {}MiB",
+            enough(needed)
+        ),
     )
 }
 

@@ -6,7 +6,7 @@ use crate::error::{ModelError, Result};
 use crate::weights::WeightFiles;
 
 /// Audio latents that last as long as a video latent.
-pub const AUDIO_A_FRAME: usize = 4;
+pub(crate) const AUDIO_A_FRAME: usize = 4;
 
 /// The gated unit between the two projections of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

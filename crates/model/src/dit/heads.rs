@@ -88,10 +88,9 @@ impl Embedders {
                 continue;
             };
             let mut stream = embedder.forward(tokens)?;
-            if let (Modality::Audio, Some(phases)) = (modality, &self.phases) {
-                let own = batch.sequence.audio_phases(phases.dim(0)?);
-                let own = Tensor::new(own, stream.device())?;
-                stream = (stream + phases.index_select(&own, 0)?)?;
+            let told = (&self.phases, &batch.sequence.audio_phases);
+            if let (Modality::Audio, (Some(phases), Some(own))) = (modality, told) {
+                stream = (stream + phases.index_select(own, 0)?)?;
             }
             embedded.push(stream);
         }

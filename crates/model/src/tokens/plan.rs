@@ -72,27 +72,36 @@ fn seen_text(sample: &Sample) -> Range<usize> {
     }
 }
 
+/// All that a clip sees.
+fn seen_all(sample: &Sample) -> Vec<Range<usize>> {
+    let [video, audio, _] = sample.rows.clone();
+    merged([video, audio, seen_text(sample)])
+}
+
+/// The video rows of some frames.
+fn video_of(sample: &Sample, frames: Range<usize>) -> Range<usize> {
+    let [_, height, width] = sample.grid;
+    let row = |frame: usize| sample.rows[0].start + frame * height * width;
+    row(frames.start)..row(frames.end)
+}
+
 fn full_clip(sample: &Sample, blocks: &mut Vec<AttentionBlock>) {
     let [video, audio, _] = sample.rows.clone();
-    let keys = merged([video.clone(), audio.clone(), seen_text(sample)]);
+    let keys = seen_all(sample);
     for q in merged([video, audio]) {
         blocks.push(block(q, keys.clone(), false));
     }
 }
 
 fn local_clip(sample: &Sample, reach: usize, blocks: &mut Vec<AttentionBlock>) {
-    let [video, audio, _] = sample.rows.clone();
-    let [frames, height, width] = sample.grid;
-    let rows = |frames: Range<usize>| {
-        video.start + frames.start * height * width..video.start + frames.end * height * width
-    };
+    let audio = sample.rows[1].clone();
+    let frames = sample.grid[0];
     for frame in 0..frames {
-        let window = rows(frame.saturating_sub(reach)..(frame + reach + 1).min(frames));
-        let keys = merged([window, audio.clone(), seen_text(sample)]);
-        blocks.push(block(rows(frame..frame + 1), keys, false));
+        let near = frame.saturating_sub(reach)..(frame + reach + 1).min(frames);
+        let keys = merged([video_of(sample, near), audio.clone(), seen_text(sample)]);
+        blocks.push(block(video_of(sample, frame..frame + 1), keys, false));
     }
-    let keys = merged([video.clone(), audio.clone(), seen_text(sample)]);
-    blocks.push(block(audio, keys, false));
+    blocks.push(block(audio, seen_all(sample), false));
 }
 
 /// The audio rows that video frame `frame` of `frames` lasts: the first frame is one of pixels, the others four. The
@@ -114,16 +123,12 @@ fn clip_in_step(sample: &Sample, blocks: &mut Vec<AttentionBlock>) {
     if video.is_empty() || audio.is_empty() {
         return full_clip(sample, blocks);
     }
-    let [frames, height, width] = sample.grid;
-    let picture = |frame: usize| {
-        video.start + frame * height * width..video.start + (frame + 1) * height * width
-    };
-    let keys = merged([video.clone(), audio.clone(), seen_text(sample)]);
-    blocks.push(block(video.clone(), keys, false));
+    blocks.push(block(video, seen_all(sample), false));
+    let frames = sample.grid[0];
     for frame in 0..frames {
-        let sound = audio_of(&audio, frame, frames);
-        let keys = merged([picture(frame), audio.clone(), seen_text(sample)]);
-        blocks.push(block(sound, keys, false));
+        let picture = video_of(sample, frame..frame + 1);
+        let keys = merged([picture, audio.clone(), seen_text(sample)]);
+        blocks.push(block(audio_of(&audio, frame, frames), keys, false));
     }
 }
 

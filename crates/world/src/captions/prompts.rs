@@ -54,12 +54,10 @@ pub fn heldout_prompts(
             break;
         }
         let spec = config.spec(seed)?;
-        let Some(left) = left.get_mut(spec.attributes.family.as_str()) else {
+        let left = left.get_mut(spec.attributes.family.as_str());
+        let Some(left) = left.filter(|left| **left > 0) else {
             continue;
         };
-        if *left == 0 {
-            continue;
-        }
         let lang = langs[*left % langs.len()];
         let length = [Length::Medium, Length::Long][*left / langs.len() % 2];
         let all = captions(&spec.attributes, Split::Heldout, &mut rng(seed, 4));
