@@ -280,6 +280,10 @@ pub struct Eval {
     /// Leave out the clips of untrained weights (the floor)
     #[arg(long)]
     pub no_floor: bool,
+    /// Also make sounds for the pictures of real clips: where sound and picture are not in step, this tells
+    /// which of them is behind
+    #[arg(long)]
+    pub sound_for_real: bool,
     /// Where to compute: cpu, cuda or cuda:1
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceChoice,

@@ -12,8 +12,10 @@ use anyhow::{Context, Result};
 use gallop_core::{
     Audio, Cancel, Clip, ClipShape, Frame, Plan, Progress, Ratio, Request, UserError,
 };
-use gallop_engine::{Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct};
-use gallop_eval::{Detectors, Kept, Measures, Row, measure, seam_ratio, table};
+use gallop_engine::{
+    Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct, sound_for,
+};
+use gallop_eval::{Detectors, Kept, Measures, Row, STEPS_SEEN, measure, seam_ratio, table};
 use gallop_media::ClipWriter;
 use gallop_world::{HeldoutPrompt, Look, Split, WorldConfig, heldout_prompts, render_spec};
 use serde::Serialize;
@@ -31,6 +33,7 @@ const PICTURED: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Column {
     Model,
+    Sound,
     Ceiling,
     Floor,
     Real,
@@ -90,6 +93,9 @@ pub fn run(args: &Eval, progress: &dyn Progress, cancel: &Cancel) -> Result<()> 
         ));
     }
     bench.column(Column::Model, &model, &mut record)?;
+    if args.sound_for_real {
+        bench.column(Column::Sound, &model, &mut record)?;
+    }
     bench.column(Column::Ceiling, &model, &mut record)?;
     bench.column(Column::Real, &model, &mut record)?;
     drop(model);
@@ -150,10 +156,20 @@ fn plan(args: &Eval, info: &FoalInfo) -> Result<Plan> {
 }
 
 impl Column {
+    /// All, in the order of the table.
+    const ALL: [Self; 5] = [
+        Self::Model,
+        Self::Sound,
+        Self::Ceiling,
+        Self::Floor,
+        Self::Real,
+    ];
+
     /// Its folder, and its name in the record.
     fn folder(self) -> &'static str {
         match self {
             Self::Model => "model",
+            Self::Sound => "sound",
             Self::Ceiling => "ceiling",
             Self::Floor => "floor",
             Self::Real => "real",
@@ -164,6 +180,7 @@ impl Column {
     fn head(self, model: &str) -> String {
         match self {
             Self::Model => model.to_string(),
+            Self::Sound => format!("{model}'s sound for real clips' pictures"),
             Self::Ceiling => "ceiling: real clips through the autoencoders".into(),
             Self::Floor => "floor: untrained weights".into(),
             Self::Real => "real clips".into(),
@@ -200,7 +217,9 @@ impl Bench<'_> {
             if self.cancel.is_cancelled() {
                 return Ok(());
             }
-            if record.get(column.folder(), &prompt.prompt).is_none() {
+            let family = prompt.attributes.family.as_str();
+            let wanted = column != Column::Sound || STEPS_SEEN.contains(&family);
+            if wanted && record.get(column.folder(), &prompt.prompt).is_none() {
                 let file = folder.join(format!("{i:03}.mp4"));
                 let measures = match self.one(column, model, (i, prompt), &file) {
                     Err(_) if self.cancel.is_cancelled() => return Ok(()),
@@ -213,6 +232,29 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// Makes and measures a sound for the picture of the prompt's real clip.
+    fn sound(
+        &self,
+        model: &Foal,
+        (i, prompt): (usize, &HeldoutPrompt),
+        file: &Path,
+    ) -> Result<Measures> {
+        let mut clip = self.rendered(prompt)?;
+        let quiet = (&gallop_core::Silent as _, self.cancel);
+        let sound = sound_for(model, &self.plan_of(i, prompt), &clip.frames, quiet)?;
+        clip.audio = Some(sound);
+        gallop_media::write_clip(file, &clip)?;
+        let measures = self.measured(file, prompt, None)?;
+        // What the picture shows is not the model's doing.
+        Ok(Measures {
+            prompt: measures.prompt,
+            file: measures.file,
+            sync: measures.sync,
+            lips: measures.lips,
+            ..Measures::default()
+        })
+    }
+
     /// Makes and measures one clip.
     fn one(
         &self,
@@ -221,6 +263,9 @@ impl Bench<'_> {
         (i, prompt): (usize, &HeldoutPrompt),
         file: &Path,
     ) -> Result<Measures> {
+        if column == Column::Sound {
+            return self.sound(model, (i, prompt), file);
+        }
         if matches!(column, Column::Real | Column::Ceiling) {
             let mut clip = self.rendered(prompt)?;
             let sound = clip.audio.clone();
@@ -257,6 +302,14 @@ impl Bench<'_> {
         Ok(render_spec(&spec, true)?.clip)
     }
 
+    /// How clip `i` is made.
+    fn plan_of(&self, i: usize, prompt: &HeldoutPrompt) -> Plan {
+        let mut plan = self.plan.clone();
+        plan.request.prompt.clone_from(&prompt.prompt);
+        plan.request.seed = i as u64;
+        plan
+    }
+
     /// Makes a clip; gives the seconds and the memory it took.
     fn make(
         &self,
@@ -267,9 +320,7 @@ impl Bench<'_> {
     ) -> Result<(f64, Option<f64>)> {
         record::forget_peak();
         let start = Instant::now();
-        let mut plan = self.plan.clone();
-        plan.request.prompt.clone_from(&prompt.prompt);
-        plan.request.seed = i as u64;
+        let plan = self.plan_of(i, prompt);
         let mut writer = ClipWriter::create(file, plan.clip.size, true)?;
         generate(
             model,
@@ -311,17 +362,15 @@ impl Bench<'_> {
 
 /// The table and all measurements, of as many clips as there are.
 fn write_report(bench: &Bench, model: &str, record: &Record) -> Result<()> {
-    let clips: Vec<(String, Vec<Measures>)> =
-        [Column::Model, Column::Ceiling, Column::Floor, Column::Real]
-            .into_iter()
-            .map(|column| {
-                let measured = bench.prompts.iter();
-                let measured =
-                    measured.filter_map(|p| record.get(column.folder(), &p.prompt).cloned());
-                (column.head(model), measured.collect::<Vec<_>>())
-            })
-            .filter(|(_, measured)| !measured.is_empty())
-            .collect();
+    let clips: Vec<(String, Vec<Measures>)> = Column::ALL
+        .into_iter()
+        .map(|column| {
+            let measured = bench.prompts.iter();
+            let measured = measured.filter_map(|p| record.get(column.folder(), &p.prompt).cloned());
+            (column.head(model), measured.collect::<Vec<_>>())
+        })
+        .filter(|(_, measured)| !measured.is_empty())
+        .collect();
     let rows: Vec<Row> = clips
         .iter()
         .map(|(name, measures)| Row::new(name, measures))

@@ -26,8 +26,8 @@ pub(crate) struct Denoiser<'a> {
     pub both: TokenSequence,
     /// [Lt].
     pub ids: Tensor,
-    /// The first latent frame [1, H, W, C], if given.
-    pub first: Option<Tensor>,
+    /// The first latent frames [N, H, W, C], if given: one of a picture, all where only the sound is made.
+    pub given: Option<Tensor>,
     pub progress: &'a dyn Progress,
     pub cancel: &'a Cancel,
     pub steps_done: u64,
@@ -147,11 +147,14 @@ impl Field for Denoiser<'_> {
     }
 
     fn hold(&mut self, mut x: Vec<Tensor>) -> Result<Vec<Tensor>> {
-        if let Some(first) = &self.first {
-            let first = self.levels.split(std::slice::from_ref(first))?;
-            for (x, first) in x.iter_mut().zip(first) {
-                let rest = x.narrow(0, 1, x.dim(0)? - 1)?;
-                *x = Tensor::cat(&[first, rest], 0)?;
+        if let Some(given) = &self.given {
+            let frames = given.dim(0)?;
+            let given = self.levels.split(std::slice::from_ref(given))?;
+            for (x, given) in x.iter_mut().zip(given) {
+                *x = match x.dim(0)? - frames {
+                    0 => given,
+                    rest => Tensor::cat(&[given, x.narrow(0, frames, rest)?], 0)?,
+                };
             }
         }
         Ok(x)

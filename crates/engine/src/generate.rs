@@ -1,9 +1,7 @@
 //! One clip: the way of the data from a plan to frames and samples.
 
 use candle_core::Tensor;
-use gallop_core::{
-    Audio, Cancel, Clip, Frame, PixelSize, Plan, Progress, SAMPLES_PER_FRAME, UserError,
-};
+use gallop_core::{Audio, Cancel, Clip, Frame, Plan, Progress, SAMPLES_PER_FRAME, UserError};
 use gallop_diffusion::{Guidance, flow_sigmas, gaussian};
 use gallop_media::ClipWriter;
 use gallop_model::tokens::Task;
@@ -58,18 +56,63 @@ pub fn generate(
     sink: &mut dyn Sink,
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<()> {
-    let latents = sample(model, plan, first, (progress, cancel))?;
+    let given = first.map_or(Given::Nothing, Given::First);
+    let latents = sample(model, plan, given, (progress, cancel))?;
     if let Some(audio) = latents.get(1) {
         sink.audio(&decode_audio(model, plan, audio)?)?;
     }
     decode_video(model, plan, (&latents[0], first), sink, (progress, cancel))
 }
 
+/// Makes the sound of `plan` for a picture that is there: `frames`, of the size and as many as the clip's.
+///
+/// # Errors
+/// As [`generate`]; a silent plan; frames of another size or number.
+pub fn sound_for(
+    model: &Foal,
+    plan: &Plan,
+    frames: &[Frame],
+    (progress, cancel): (&dyn Progress, &Cancel),
+) -> Result<Audio> {
+    let latents = sample(model, plan, Given::Picture(frames), (progress, cancel))?;
+    let audio = latents
+        .get(1)
+        .ok_or_else(|| UserError::new("a silent clip has no sound to make", "ask for sound"))?;
+    decode_audio(model, plan, audio)
+}
+
+/// What of a clip's picture is there already.
+#[derive(Clone, Copy)]
+enum Given<'a> {
+    Nothing,
+    First(&'a Frame),
+    Picture(&'a [Frame]),
+}
+
+impl Given<'_> {
+    /// The frames that are there.
+    fn frames(&self) -> &[Frame] {
+        match self {
+            Self::Nothing => &[],
+            Self::First(frame) => std::slice::from_ref(frame),
+            Self::Picture(frames) => frames,
+        }
+    }
+
+    fn task(self) -> Task {
+        match self {
+            Self::Nothing => Task::TextToClip,
+            Self::First(_) => Task::FirstFrames(1),
+            Self::Picture(_) => Task::SoundForVideo,
+        }
+    }
+}
+
 /// Denoises: video latents [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
 fn sample(
     model: &Foal,
     plan: &Plan,
-    first: Option<&Frame>,
+    given: Given,
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Vec<Tensor>> {
     let request = &plan.request;
@@ -77,12 +120,8 @@ fn sample(
     if !request.audio {
         shape.audio = 0;
     }
-    let first = first
-        .map(|frame| encode_first(model, plan.clip.size, frame))
-        .transpose()?;
-    let task = first
-        .as_ref()
-        .map_or(Task::TextToClip, |_| Task::FirstFrames(1));
+    let task = given.task();
+    let given = encode_given(model, plan, given)?;
     let ids = encode_prompt(model, &request.prompt, progress)?;
     let (cond, both) = sequences(&model.dit, shape, &ids, task)?;
 
@@ -127,7 +166,7 @@ fn sample(
         cond,
         both,
         ids,
-        first,
+        given,
         progress,
         cancel,
         steps_done: 0,
@@ -160,17 +199,29 @@ fn encode_prompt(model: &Foal, prompt: &str, progress: &dyn Progress) -> Result<
     Ok(Tensor::new(ids, &model.device)?)
 }
 
-/// The latent frame [1, H, W, C] of a given first picture.
-fn encode_first(model: &Foal, size: PixelSize, frame: &Frame) -> Result<Tensor> {
-    if frame.size != size {
-        let (got, want) = (frame.size, size);
+/// The latent frames [N, H, W, C] of what is given.
+fn encode_given(model: &Foal, plan: &Plan, given: Given) -> Result<Option<Tensor>> {
+    let (frames, want) = (given.frames(), plan.clip.size);
+    if let Some(frame) = frames.iter().find(|frame| frame.size != want) {
+        let (width, height) = (frame.size.width, frame.size.height);
         return Err(UserError::new(
-            format!("the first picture is {}x{}", got.width, got.height),
+            format!("the given picture is {width}x{height}"),
             format!("fit it to {}x{}", want.width, want.height),
         )
         .into());
     }
-    Ok(model.video_ae.encode(std::slice::from_ref(frame))?)
+    match given {
+        Given::Nothing => return Ok(None),
+        Given::Picture(_) if frames.len() != plan.clip.frames => {
+            return Err(UserError::new(
+                format!("{} frames are given", frames.len()),
+                format!("give the clip's {}", plan.clip.frames),
+            )
+            .into());
+        }
+        _ => {}
+    }
+    Ok(Some(model.video_ae.encode(frames)?))
 }
 
 fn decode_audio(model: &Foal, plan: &Plan, latents: &Tensor) -> Result<Audio> {
@@ -250,7 +301,7 @@ pub fn reconstruct(model: &Foal, clip: &Clip) -> Result<Clip> {
 mod tests {
     use super::*;
     use candle_core::Device;
-    use gallop_core::{Ratio, Request, Silent};
+    use gallop_core::{PixelSize, Ratio, Request, Silent};
 
     fn small_plan(model: &Foal) -> Plan {
         let request = Request {
@@ -275,7 +326,8 @@ mod tests {
             Foal::embedded(&Device::Cpu).unwrap(),
             model.untrained(1).unwrap(),
         ] {
-            let latents = sample(&model, &plan, None, (&Silent, &Cancel::default())).unwrap();
+            let latents =
+                sample(&model, &plan, Given::Nothing, (&Silent, &Cancel::default())).unwrap();
             assert!(latents.iter().all(|x| !x.track_op()));
         }
     }
@@ -289,8 +341,10 @@ mod tests {
         let mut made = |shifts: Vec<f64>| {
             model.levels.video = shifts;
             let silent = (&Silent as _, &Cancel::default());
-            let latents = sample(&model, &plan, Some(&first), silent).unwrap();
-            let given = encode_first(&model, plan.clip.size, &first).unwrap();
+            let latents = sample(&model, &plan, Given::First(&first), silent).unwrap();
+            let given = encode_given(&model, &plan, Given::First(&first))
+                .unwrap()
+                .unwrap();
             let begins = latents[0].narrow(0, 0, 1).unwrap();
             let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!(numbers(&begins), numbers(&given));
@@ -314,7 +368,8 @@ mod tests {
                 model.info.sampling.picture_guidance,
             ) = (most, picture);
             plan.request.guidance = guidance;
-            let latents = sample(&model, &plan, None, (&Silent, &Cancel::default())).unwrap();
+            let latents =
+                sample(&model, &plan, Given::Nothing, (&Silent, &Cancel::default())).unwrap();
             latents[1].flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         let plain = sound(None, 0.0, 2.0);
@@ -324,6 +379,30 @@ mod tests {
         assert_ne!(plain, sound(None, 1.0, 2.0));
         // Whoever wants no guidance gets none.
         assert_eq!(sound(None, 0.0, 1.0), sound(Some(1.5), 1.0, 1.0));
+    }
+
+    #[test]
+    fn a_sound_is_made_for_a_picture_that_is_there() {
+        let model = Foal::embedded(&Device::Cpu).unwrap();
+        let mut plan = small_plan(&model);
+        let never = Cancel::default();
+        let quiet = || (&Silent as _, &never);
+        let frames = vec![Frame::black(plan.clip.size); plan.clip.frames];
+        let latents = sample(&model, &plan, Given::Picture(&frames), quiet()).unwrap();
+        let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let encoded = model.video_ae.encode(&frames).unwrap();
+        assert_eq!(numbers(&latents[0]), numbers(&encoded));
+        let free = sample(&model, &plan, Given::Nothing, quiet()).unwrap();
+        assert_ne!(numbers(&latents[1]), numbers(&free[1]));
+        let sound = sound_for(&model, &plan, &frames, quiet()).unwrap();
+        assert_eq!(sound.left.len(), plan.clip.frames * SAMPLES_PER_FRAME);
+        assert!(sound_for(&model, &plan, &frames[1..], quiet()).is_err());
+        let mut other = frames.clone();
+        let (width, height) = (32, 32);
+        other[3] = Frame::black(PixelSize { width, height });
+        assert!(sound_for(&model, &plan, &other, quiet()).is_err());
+        plan.request.audio = false;
+        assert!(sound_for(&model, &plan, &frames, quiet()).is_err());
     }
 
     #[test]

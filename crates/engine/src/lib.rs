@@ -12,4 +12,4 @@ pub mod public;
 
 pub use error::{EngineError, Result};
 pub use foal::{Foal, FoalInfo, Part, Sampler, Sampling, Trained, parts};
-pub use generate::{Sink, chunk_starts, generate, latent_starts, reconstruct};
+pub use generate::{Sink, chunk_starts, generate, latent_starts, reconstruct, sound_for};

@@ -34,6 +34,6 @@ pub use features::Seen;
 pub use fit::{Coding, Course, Effort};
 pub use kept::{KEPT_MS, Kept};
 pub use lips::{Lips, Reader, Talk};
-pub use measure::{Measures, Named, Sync, measure};
+pub use measure::{Measures, Named, STEPS_SEEN, Sync, measure};
 pub use report::{Row, table};
 pub use seams::seam_ratio;

@@ -18,6 +18,10 @@ use crate::plane::ssim;
 const MATCH: f64 = 0.2;
 /// And this near, in milliseconds, it is in step with it.
 const CLOSE: f64 = 60.0;
+/// Families of which it is seen whether sound and picture are in step: by impacts, by lips.
+pub const STEPS_SEEN: [&str; 2] = [BALL, FACE];
+const BALL: &str = "ball";
+const FACE: &str = "face";
 /// Shifts of the sound that tell what chance alone would pair.
 const SHIFTS: usize = 16;
 /// Nothing is known of a turn so near to an end of the clip, in seconds.
@@ -99,16 +103,14 @@ pub fn measure(
     Measures {
         prompt: prompt.prompt.clone(),
         named: named(prompt, detectors, &seen),
-        sync: audio.filter(|_| family == "ball").map(|audio| {
+        sync: audio.filter(|_| family == BALL).map(|audio| {
             let times: Vec<f64> = impacts(&seen.paths).iter().map(|i| i.time).collect();
             sync(&times, &onsets(audio), clip.seconds())
         }),
-        gravity: (family == "ball")
-            .then(|| gravity_fit(&seen.paths))
-            .flatten(),
+        gravity: (family == BALL).then(|| gravity_fit(&seen.paths)).flatten(),
         first_frame_ssim: first.map(|picture| ssim(picture, &clip.frames[0])),
         lips: audio
-            .filter(|_| family == "face" && clip.frames.len() >= FPS / 2)
+            .filter(|_| family == FACE && clip.frames.len() >= FPS / 2)
             .and_then(|_| detectors.lips(&seen)),
         ..Measures::default()
     }

@@ -68,7 +68,9 @@ mod tests {
             .to_vec1::<f32>()?;
         let known = 1.0 + 2.0 * 0.75f32.powi(6) * 4.0 / 1.01;
         assert!((counted[0] - 1.0).abs() < 1e-6 && (counted[1] - known).abs() < 1e-4);
-        let unknown = moving(&found, 2.0, 0.75)?.i((2, 0, 1, 0))?.to_scalar::<f32>()?;
+        let unknown = moving(&found, 2.0, 0.75)?
+            .i((2, 0, 1, 0))?
+            .to_scalar::<f32>()?;
         assert!(unknown < 1.01);
         Ok(())
     }
