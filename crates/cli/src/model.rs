@@ -102,6 +102,12 @@ pub fn info(args: &ModelInfo) -> Result<()> {
         "  by default  {} steps, guidance {}",
         info.sampling.num_steps, info.sampling.guidance
     );
+    if let Some(restart) = info.sampling.restart {
+        println!(
+            "              {} times again from noise level {} up to {} and down",
+            restart.times, restart.low, restart.high
+        );
+    }
     println!("parts");
     for (part, bytes, parameters) in &parts {
         println!(

@@ -1,7 +1,9 @@
 //! Samplers on data whose velocity is known exactly.
 
 use candle_core::{Device, Result, Tensor};
-use gallop_diffusion::{Field, euler, flow_sigmas, gaussian, renoise, sde, shifted, unipc};
+use gallop_diffusion::{
+    Field, Noise, Restart, euler, flow_sigmas, gaussian, renoise, restarted, sde, shifted, unipc,
+};
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
 
@@ -123,6 +125,57 @@ fn an_sde_of_many_steps_keeps_the_distribution() -> Result<()> {
     Ok(())
 }
 
+const RESTART: Restart = Restart {
+    low: 0.3,
+    high: 0.7,
+    times: 4,
+};
+
+/// UniPC with restarts along `steps` steps, from `x`.
+fn with_restarts(
+    restart: &Restart,
+    field: &mut impl Field,
+    x: Vec<Tensor>,
+    steps: usize,
+) -> Result<Vec<Tensor>> {
+    let mut rng = Pcg64::seed_from_u64(5);
+    let (sigmas, double) = (flow_sigmas(steps, 1.0), x[0].dtype());
+    let mut noise = |shape: &[usize]| gaussian(&mut rng, shape, &Device::Cpu)?.to_dtype(double);
+    let run = &mut |field: &mut _, x, sigmas: &[f64], _: Noise| unipc(field, x, sigmas);
+    restarted(restart, field, x, &sigmas, run, &mut noise)
+}
+
+#[test]
+fn restarts_keep_the_distribution() -> Result<()> {
+    let mut rng = Pcg64::seed_from_u64(3);
+    let x = gaussian(&mut rng, 20_000, &Device::Cpu)?;
+    let x = with_restarts(&RESTART, &mut exact, vec![x], 24)?;
+    let (mean, std) = moments(&x[0])?;
+    assert!(
+        (mean - MEAN).abs() < 0.02 && (std - STD).abs() < 0.02,
+        "{mean} {std}"
+    );
+    Ok(())
+}
+
+#[test]
+fn restarts_forget_errors() -> Result<()> {
+    // Wrong above the levels that are visited again.
+    let end = |times: usize, wrong: f64| -> Result<f64> {
+        let mut field = |x: &[Tensor], sigma: f64| {
+            let shift = if sigma > 0.8 { wrong } else { 0.0 };
+            exact(x, sigma)?.iter().map(|v| v + shift).collect()
+        };
+        let x = vec![Tensor::zeros(2000, candle_core::DType::F32, &Device::Cpu)?];
+        let x = with_restarts(&Restart { times, ..RESTART }, &mut field, x, 24)?;
+        Ok(moments(&x[0])?.0)
+    };
+    let left = |times| -> Result<f64> { Ok((end(times, 1.0)? - end(times, 0.0)?).abs()) };
+    let (without, with) = (left(0)?, left(4)?);
+    assert!(with < 0.5 * without, "{without} {with}");
+    Ok(())
+}
+
 #[test]
 fn renoise_hits_a_single_point_in_one_step() -> Result<()> {
     let mut rng = Pcg64::seed_from_u64(2);
@@ -167,6 +220,7 @@ fn what_is_given_is_held_in_every_sampler() -> Result<()> {
         unipc(&mut Given, x()?, &sigmas)?,
         renoise(&mut Given, x()?, &sigmas, zeros)?,
         sde(&mut Given, x()?, &sigmas, |_| 0.5, zeros)?,
+        with_restarts(&RESTART, &mut Given, x()?, 6)?,
     ] {
         let end = end[0].to_vec1::<f64>()?;
         assert_eq!(end[0], 9.0);

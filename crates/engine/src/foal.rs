@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use gallop_core::{Resolution, Strides, UserError};
-use gallop_diffusion::{Field, Levels, euler, renoise, sde, sde_theta, unipc};
+use gallop_diffusion::{Field, Levels, Noise, Restart, euler, renoise, sde, sde_theta, unipc};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::Dit;
@@ -80,6 +80,9 @@ pub struct Sampling {
     /// 0 is not at all. A third evaluation a step once the picture shows anything.
     #[serde(default)]
     pub picture_guidance: f64,
+    /// Noise levels between which the sampler goes up and down again, if there are such.
+    #[serde(default)]
+    pub restart: Option<Restart>,
     /// Shift of the sigma schedule.
     pub shift: f64,
     /// Shift of the sound's noise level against the picture's: above 1 the picture is ahead, and the
@@ -108,7 +111,7 @@ pub enum Sampler {
 }
 
 impl Sampler {
-    /// Follows `field` from `x` along falling `sigmas`; `noise` gives fresh noise of a shape.
+    /// Follows `field` from `x` along falling `sigmas`.
     ///
     /// # Errors
     /// What `field` and `noise` return.
@@ -117,7 +120,7 @@ impl Sampler {
         field: &mut impl Field,
         x: Vec<Tensor>,
         sigmas: &[f64],
-        noise: &mut dyn FnMut(&[usize]) -> candle_core::Result<Tensor>,
+        noise: Noise,
     ) -> candle_core::Result<Vec<Tensor>> {
         let steps = sigmas.len() - 1;
         match self {

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use gallop_core::{Audio, Cancel, Clip, Frame, Plan, Progress, SAMPLES_PER_FRAME, UserError};
-use gallop_diffusion::{Guidance, flow_sigmas, gaussian};
+use gallop_diffusion::{Guidance, Noise, flow_sigmas, gaussian, restarted};
 use gallop_media::ClipWriter;
 use gallop_model::tokens::Task;
 use gallop_model::video_ae::{GROUP, VideoDecoder};
@@ -12,7 +12,7 @@ use rand_pcg::Pcg64Mcg;
 use crate::denoiser::{CANCELLED, Denoiser, Unseen, sequences};
 use crate::detail::Detail;
 use crate::error::{EngineError, Result};
-use crate::foal::Foal;
+use crate::foal::{Foal, Sampling};
 
 /// Latent frames decoded at once: memory stays the same however long the clip.
 const CHUNK: usize = 4;
@@ -171,14 +171,18 @@ fn sample(
         cancel,
         steps_done: 0,
     };
-    progress.stage("denoise", request.steps as u64);
-    let result = model
-        .info
-        .sampling
-        .sampler
-        .run(&mut denoiser, x, &sigmas, &mut |shape| {
-            gaussian(&mut rng, shape, &model.device)
-        });
+    let Sampling {
+        sampler, restart, ..
+    } = &model.info.sampling;
+    let steps = restart.map_or(request.steps, |restart| restart.steps(&sigmas));
+    progress.stage("denoise", steps as u64);
+    let noise = &mut |shape: &[usize]| gaussian(&mut rng, shape, &model.device);
+    let run =
+        &mut |field: &mut _, x, sigmas: &[f64], noise: Noise| sampler.run(field, x, sigmas, noise);
+    let result = match restart {
+        Some(restart) => restarted(restart, &mut denoiser, x, &sigmas, run, noise),
+        None => run(&mut denoiser, x, &sigmas, noise),
+    };
     let found = result.map_err(|error| {
         if cancel.is_cancelled() && error.to_string().contains(CANCELLED) {
             EngineError::Cancelled
@@ -302,6 +306,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
     use gallop_core::{PixelSize, Ratio, Request, Silent};
+    use gallop_diffusion::Restart;
 
     fn small_plan(model: &Foal) -> Plan {
         let request = Request {
@@ -379,6 +384,26 @@ mod tests {
         assert_ne!(plain, sound(None, 1.0, 2.0));
         // Whoever wants no guidance gets none.
         assert_eq!(sound(None, 0.0, 1.0), sound(Some(1.5), 1.0, 1.0));
+    }
+
+    #[test]
+    fn steps_may_be_taken_again() {
+        let mut model = Foal::embedded(&Device::Cpu).unwrap();
+        let mut plan = small_plan(&model);
+        plan.request.steps = 6;
+        let mut made = |restart| {
+            model.info.sampling.restart = restart;
+            let silent = (&Silent as _, &Cancel::default());
+            let latents = sample(&model, &plan, Given::Nothing, silent).unwrap();
+            latents[0].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        let restart = |low, high, times| Some(Restart { low, high, times });
+        let plain = made(None);
+        assert_eq!(plain, made(restart(0.3, 0.7, 0)));
+        assert_eq!(plain, made(restart(0.7, 0.3, 2)));
+        let again = made(restart(0.3, 0.7, 2));
+        assert_ne!(plain, again);
+        assert_eq!(again, made(restart(0.3, 0.7, 2)));
     }
 
     #[test]
