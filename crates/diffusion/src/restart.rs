@@ -13,7 +13,9 @@ use crate::samplers::Field;
 /// What a network got wrong between the two levels is forgotten with the noise, as in stochastic sampling; the steps
 /// themselves stay deterministic and few. Worth it between the levels where it is decided what is where: a thing that
 /// a deterministic sampler leaves half here and half there is whole after some rounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+///
+/// By default none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Restart {
     /// The schedule's level from which noise is added.

@@ -74,11 +74,11 @@ pub fn sound_for(
     frames: &[Frame],
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Audio> {
+    if !plan.request.audio {
+        return Err(UserError::new("a silent clip has no sound to make", "ask for sound").into());
+    }
     let latents = sample(model, plan, Given::Picture(frames), (progress, cancel))?;
-    let audio = latents
-        .get(1)
-        .ok_or_else(|| UserError::new("a silent clip has no sound to make", "ask for sound"))?;
-    decode_audio(model, plan, audio)
+    decode_audio(model, plan, &latents[1])
 }
 
 /// What of a clip's picture is there already.
@@ -174,15 +174,12 @@ fn sample(
     let Sampling {
         sampler, restart, ..
     } = &model.info.sampling;
-    let steps = restart.map_or(request.steps, |restart| restart.steps(&sigmas));
-    progress.stage("denoise", steps as u64);
+    let restart = restart.unwrap_or_default();
+    progress.stage("denoise", restart.steps(&sigmas) as u64);
     let noise = &mut |shape: &[usize]| gaussian(&mut rng, shape, &model.device);
     let run =
         &mut |field: &mut _, x, sigmas: &[f64], noise: Noise| sampler.run(field, x, sigmas, noise);
-    let result = match restart {
-        Some(restart) => restarted(restart, &mut denoiser, x, &sigmas, run, noise),
-        None => run(&mut denoiser, x, &sigmas, noise),
-    };
+    let result = restarted(&restart, &mut denoiser, x, &sigmas, run, noise);
     let found = result.map_err(|error| {
         if cancel.is_cancelled() && error.to_string().contains(CANCELLED) {
             EngineError::Cancelled
