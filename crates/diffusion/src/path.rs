@@ -7,10 +7,9 @@ pub fn add_noise(x0: &Tensor, noise: &Tensor, sigma: f64) -> Result<Tensor> {
     x0.affine(1.0 - sigma, 0.0)? + noise.affine(sigma, 0.0)?
 }
 
-/// The same with a noise level for each entry of the last dimension.
-pub fn add_noise_by_channel(x0: &Tensor, noise: &Tensor, sigmas: &[f64]) -> Result<Tensor> {
-    let sigmas = Tensor::new(sigmas, x0.device())?.to_dtype(x0.dtype())?;
-    x0.broadcast_mul(&sigmas.affine(-1.0, 1.0)?)? + noise.broadcast_mul(&sigmas)?
+/// The same with noise levels that are stretched to the shape of both.
+pub fn add_noise_by_part(x0: &Tensor, noise: &Tensor, sigmas: &Tensor) -> Result<Tensor> {
+    x0.broadcast_mul(&sigmas.affine(-1.0, 1.0)?)? + noise.broadcast_mul(sigmas)?
 }
 
 /// What the network learns to say: `noise - x0`.
@@ -35,10 +34,10 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn channels_have_noise_of_their_own() -> Result<()> {
+    fn parts_have_noise_of_their_own() -> Result<()> {
         let x0 = Tensor::new(&[[1.0_f64, -2.0], [0.5, 4.0]], &Device::Cpu)?;
         let noise = Tensor::new(&[[0.3_f64, 0.1], [-1.0, 2.0]], &Device::Cpu)?;
-        let x = add_noise_by_channel(&x0, &noise, &[0.0, 0.75])?;
+        let x = add_noise_by_part(&x0, &noise, &Tensor::new(&[[0.0_f64, 0.75]], &Device::Cpu)?)?;
         assert_eq!(x.to_vec2::<f64>()?, [[1.0, -0.425], [0.5, 2.5]]);
         Ok(())
     }

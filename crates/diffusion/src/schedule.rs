@@ -2,6 +2,8 @@
 
 /// Steps of the schedule that the public weights were trained with.
 const TRAIN_STEPS: usize = 1000;
+/// A level that leaves nothing to be seen of any part of a clip, however far it is ahead.
+const ALL_NOISE: f64 = 0.9999;
 
 /// Moves a noise level towards noise: `shift * s / (1 + (shift - 1) * s)`.
 ///
@@ -19,6 +21,21 @@ pub fn flow_sigmas(num_steps: usize, shift: f64) -> Vec<f64> {
     let step = -highest / num_steps as f64;
     (0..num_steps)
         .map(|i| f64::from(shifted(highest + i as f64 * step, shift) as f32))
+        .chain([0.0])
+        .collect()
+}
+
+/// `num_steps + 1` falling noise levels, the last being 0: almost nothing but noise, then even in the log-SNR
+/// `ln((1 - sigma) / sigma)` from `from` to `to`.
+///
+/// For clips whose parts have levels of their own (see [`crate::Levels`]): a shift moves a part's log-SNR by so much, and
+/// so no part is given larger steps than another.
+pub fn log_snr_sigmas(num_steps: usize, [from, to]: [f64; 2]) -> Vec<f64> {
+    let rest = num_steps.saturating_sub(1);
+    let step = (to - from) / rest.saturating_sub(1).max(1) as f64;
+    let sigma = |i: usize| 1.0 / (1.0 + (from + step * i as f64).exp());
+    std::iter::once(ALL_NOISE)
+        .chain((0..rest).map(sigma))
         .chain([0.0])
         .collect()
 }
@@ -61,6 +78,17 @@ mod tests {
             assert!(sigmas.windows(2).all(|w| w[0] > w[1]));
             assert_eq!(sigmas[steps], 0.0);
         }
+    }
+
+    #[test]
+    fn even_steps_of_log_snr() {
+        let sigmas = log_snr_sigmas(6, [-3.0, 5.0]);
+        assert_eq!((sigmas.len(), sigmas[0], sigmas[6]), (7, ALL_NOISE, 0.0));
+        for (i, wanted) in [-3.0, -1.0, 1.0, 3.0, 5.0].into_iter().enumerate() {
+            let found = ((1.0 - sigmas[i + 1]) / sigmas[i + 1]).ln();
+            assert!((found - wanted).abs() < 1e-12, "{found}");
+        }
+        assert_eq!(log_snr_sigmas(1, [-3.0, 5.0]), [ALL_NOISE, 0.0]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use gallop_core::{Cancel, LatentShape, Progress};
-use gallop_diffusion::{Field, Guidance, Levels};
+use gallop_diffusion::{Field, Guidance, Levels, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
@@ -20,6 +20,10 @@ pub(crate) struct Denoiser<'a> {
     /// Where the sound is pushed towards the picture; needs guidance and a sound.
     pub unseen: Option<Unseen>,
     pub levels: &'a Levels,
+    /// The shift of each part of the state.
+    pub shifts: Vec<f64>,
+    /// Parts of the picture.
+    pub pictures: usize,
     /// The clip under its prompt.
     pub cond: TokenSequence,
     /// The clip under its prompt and, beside it, without text.
@@ -63,15 +67,14 @@ impl Denoiser<'_> {
         x: &[Tensor],
     ) -> gallop_model::Result<Vec<Vec<Tensor>>> {
         let samples = sequence.samples().len();
-        let bands = self.levels.bands();
-        let video = self.levels.join(&x[..bands])?;
-        let audio = match x.get(bands) {
+        let video = self.levels.join(&x[..self.pictures])?;
+        let audio = match x.get(self.pictures) {
             Some(audio) => sequence.pack(Modality::Audio, &vec![audio.clone(); samples])?,
             None => None,
         };
         let outputs = self.dit.forward(&Batch {
             sequence,
-            video: sequence.video_tokens(&vec![video; samples].concat())?,
+            video: sequence.video_tokens(&vec![video; samples])?,
             audio,
             text: Some(Text::Ids(self.ids.clone())),
             predict_text: false,
@@ -88,7 +91,7 @@ impl Denoiser<'_> {
         video
             .into_iter()
             .map(|video| {
-                let mut parts = self.levels.split(&[video])?;
+                let mut parts = self.levels.split(&video)?;
                 parts.extend(audio.next());
                 Ok(parts)
             })
@@ -103,12 +106,11 @@ impl Denoiser<'_> {
         (x, cond): (&[Tensor], &[Tensor]),
         out: &mut [Tensor],
     ) -> Result<()> {
-        let bands = self.levels.bands();
-        let hidden = [&unseen.picture, &x[bands..]].concat();
+        let hidden = [&unseen.picture, &x[self.pictures..]].concat();
         let hidden = self
             .forward(&self.cond, &hidden)
             .map_err(candle_core::Error::wrap)?;
-        for part in bands..out.len() {
+        for part in self.pictures..out.len() {
             let push = (&cond[part] - &hidden[0][part])?.affine(unseen.scale, 0.0)?;
             out[part] = (&out[part] + push)?;
         }
@@ -143,19 +145,18 @@ impl Field for Denoiser<'_> {
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        self.levels.of(part, 1, sigma)
+        shifted(sigma, self.shifts[part])
     }
 
     fn hold(&mut self, mut x: Vec<Tensor>) -> Result<Vec<Tensor>> {
         if let Some(given) = &self.given {
             let frames = given.dim(0)?;
-            let given = self.levels.split(std::slice::from_ref(given))?;
-            for (x, given) in x.iter_mut().zip(given) {
-                *x = match x.dim(0)? - frames {
-                    0 => given,
-                    rest => Tensor::cat(&[given, x.narrow(0, frames, rest)?], 0)?,
-                };
-            }
+            let video = self.levels.join(&x[..self.pictures])?;
+            let video = match video.dim(0)? - frames {
+                0 => given.clone(),
+                rest => Tensor::cat(&[given, &video.narrow(0, frames, rest)?], 0)?,
+            };
+            x.splice(..self.pictures, self.levels.split(&video)?);
         }
         Ok(x)
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use gallop_core::{Resolution, Strides, UserError};
-use gallop_diffusion::{Field, Levels, Noise, Restart, euler, renoise, sde, sde_theta, unipc};
+use gallop_diffusion::{
+    Field, Levels, Noise, Restart, euler, flow_sigmas, log_snr_sigmas, renoise, sde, sde_theta, unipc,
+};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::Dit;
@@ -85,10 +87,26 @@ pub struct Sampling {
     pub restart: Option<Restart>,
     /// Shift of the sigma schedule.
     pub shift: f64,
+    /// Instead of that schedule, steps that are even in the log-SNR between these two.
+    #[serde(default)]
+    pub log_snr: Option<[f64; 2]>,
+    /// How far each latent frame is ahead of the next, in log-SNR.
+    #[serde(default)]
+    pub lead: f64,
     /// Shift of the sound's noise level against the picture's: above 1 the picture is ahead, and the
     /// sound is made to fit it; below 1 the other way round.
     #[serde(default = "together")]
     pub audio_shift: f64,
+}
+
+impl Sampling {
+    /// The noise levels of so many steps.
+    pub(crate) fn sigmas(&self, steps: usize) -> Vec<f64> {
+        match self.log_snr {
+            Some(range) => log_snr_sigmas(steps, range),
+            None => flow_sigmas(steps, self.shift),
+        }
+    }
 }
 
 /// Sound and picture at the same noise level.
@@ -300,6 +318,7 @@ impl Foal {
         let dit = Dit::new(&config(&files, Part::Dit)?, &weights)?;
         let levels = Levels {
             video: video_shifts(&files, dit.config().video_channels)?,
+            lead: info.sampling.lead,
             audio: info.sampling.audio_shift,
         };
         let (files, weights) = open(Part::VideoAe)?;

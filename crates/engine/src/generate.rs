@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use gallop_core::{Audio, Cancel, Clip, Frame, Plan, Progress, SAMPLES_PER_FRAME, UserError};
-use gallop_diffusion::{Guidance, Noise, flow_sigmas, gaussian, restarted};
+use gallop_diffusion::{Guidance, Noise, gaussian, restarted};
 use gallop_media::ClipWriter;
 use gallop_model::tokens::Task;
 use gallop_model::video_ae::{GROUP, VideoDecoder};
@@ -134,19 +134,22 @@ fn sample(
         config.video_channels,
     );
     let levels = &model.levels;
-    let mut x = levels.split(&[gaussian(&mut rng, grid, &model.device)?])?;
+    let mut x = levels.split(&gaussian(&mut rng, grid, &model.device)?)?;
+    let mut shifts = levels.shifts(shape.frames);
+    let pictures = x.len();
     if shape.audio > 0 {
         x.push(gaussian(
             &mut rng,
             (shape.audio, config.audio_channels),
             &model.device,
         )?);
+        shifts.push(levels.sound(shape.frames));
     }
 
-    let sigmas = flow_sigmas(request.steps, model.info.sampling.shift);
+    let sigmas = model.info.sampling.sigmas(request.steps);
     let mut guidance = Guidance::constant(request.guidance, x.len());
     if let Some(most) = model.info.sampling.audio_guidance {
-        for scale in &mut guidance.scales[levels.bands()..] {
+        for scale in &mut guidance.scales[pictures..] {
             scale.scale = scale.scale.min(most);
         }
     }
@@ -154,7 +157,7 @@ fn sample(
     let unseen = match picture_guidance != 0.0 && shape.audio > 0 {
         true => Some(Unseen {
             scale: picture_guidance,
-            picture: levels.split(&[gaussian(&mut rng, grid, &model.device)?])?,
+            picture: levels.split(&gaussian(&mut rng, grid, &model.device)?)?,
         }),
         false => None,
     };
@@ -163,6 +166,8 @@ fn sample(
         guidance,
         unseen,
         levels,
+        shifts,
+        pictures,
         cond,
         both,
         ids,
@@ -187,8 +192,8 @@ fn sample(
             error.into()
         }
     })?;
-    let (video, audio) = found.split_at(levels.bands());
-    Ok([&levels.join(video)?, audio].concat())
+    let (video, audio) = found.split_at(pictures);
+    Ok([&[levels.join(video)?], audio].concat())
 }
 
 fn encode_prompt(model: &Foal, prompt: &str, progress: &dyn Progress) -> Result<Tensor> {
@@ -335,13 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn channels_may_have_noise_levels_of_their_own() {
+    fn channels_and_frames_may_have_noise_levels_of_their_own() {
         let mut model = Foal::embedded(&Device::Cpu).unwrap();
         let plan = small_plan(&model);
         let channels = model.dit.config().video_channels;
         let first = Frame::black(plan.clip.size);
-        let mut made = |shifts: Vec<f64>| {
-            model.levels.video = shifts;
+        let mut made = |shifts: Vec<f64>, lead| {
+            (model.levels.video, model.levels.lead) = (shifts, lead);
             let silent = (&Silent as _, &Cancel::default());
             let latents = sample(&model, &plan, Given::First(&first), silent).unwrap();
             let given = encode_given(&model, &plan, Given::First(&first))
@@ -353,11 +358,12 @@ mod tests {
             assert_eq!(latents.len(), 2);
             numbers(&latents[0])
         };
-        let together = made(Vec::new());
-        assert_eq!(together, made(vec![1.0; channels]));
+        let together = made(Vec::new(), 0.0);
+        assert_eq!(together, made(vec![1.0; channels], 0.0));
+        assert_ne!(together, made(Vec::new(), 0.5));
         let mut later = vec![1.0; channels];
         later[channels - 1] = 4.0;
-        assert_ne!(together, made(later));
+        assert_ne!(together, made(later, 0.5));
     }
 
     #[test]

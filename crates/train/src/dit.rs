@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use gallop_core::{Cancel, Progress};
-use gallop_diffusion::{Levels, SigmaDistribution, flow_matching, next_token};
+use gallop_diffusion::{Levels, SigmaDistribution, flow_matching, next_token, shifted};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, Text, Work};
@@ -83,6 +83,10 @@ pub struct DitRecipe {
     /// How much more tokens of the picture count that move, 0 for not at all: see `motion.rs`.
     #[serde(default)]
     pub motion: f64,
+    /// The most that each latent frame is ahead of the next in log-SNR: a clip has any lead from none to this. What a
+    /// thing does next is learned where the picture says what it did.
+    #[serde(default)]
+    pub lead: f64,
     /// How often a clip is used.
     pub reuse: f64,
     /// Clips that a batch draws from.
@@ -257,6 +261,7 @@ fn source(
         tokenizer,
         levels: Levels {
             video: Vec::new(),
+            lead: 0.0,
             audio: recipe.audio_shift,
         },
         pool,
@@ -300,7 +305,7 @@ impl Task for DitTask {
     /// the right one (`heard`), and the sound's beside a clear picture whose halves are (`seen`): 0 where the one is
     /// made without regard to when the other happens.
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
-        let own = |sigma| [sigma, self.source.levels.audio(sigma)];
+        let own = |sigma| [sigma, shifted(sigma, self.source.levels.audio)];
         let mut metrics = self.at_levels(own, None)?;
         for (name, part, [picture, sound], other) in [
             ("heard", "video", [1.0, 0.0], Modality::Audio),
@@ -341,7 +346,7 @@ impl DitTask {
         late: Option<Modality>,
     ) -> Result<Metrics> {
         let sigmas = LEVELS.iter().cycle().take(self.held_out.len());
-        let sigmas = sigmas.map(|&sigma| levels(sigma)).collect();
+        let sigmas = sigmas.map(|&sigma| levels(sigma).into()).collect();
         let batch = self.source.fixed(&self.held_out, sigmas, late)?;
         let outputs = forward(&self.dit, &batch)?;
         Ok(self.judge(&batch, &outputs)?.metrics)
@@ -417,10 +422,10 @@ fn by_sigma(
     let weight = weight.to_vec1::<f32>()?;
     let name = format!("{modality:?}").to_lowercase();
     let mut sums: BTreeMap<String, [f64; 2]> = BTreeMap::new();
-    for (i, [video, audio]) in batch.sigmas.iter().enumerate() {
+    for (i, sigma) in batch.sigmas.iter().enumerate() {
         let sigma = match modality {
-            Modality::Audio => audio,
-            _ => video,
+            Modality::Audio => sigma.audio,
+            _ => sigma.video,
         };
         let bucket = ((sigma * BUCKETS as f64) as usize).min(BUCKETS - 1);
         for row in batch.sequence.local_rows(i, modality) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, LatentShape, PixelSize};
 use gallop_diffusion::{
-    Levels, add_noise, add_noise_by_channel, gaussian, shifted, velocity_target,
+    Levels, add_noise_by_part, gaussian, shifted, velocity_target,
 };
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
@@ -74,6 +74,24 @@ impl EncodedClip {
     }
 }
 
+/// The noise levels of a clip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Sigmas {
+    /// Of the picture, in its middle and before its channels' shifts.
+    pub video: f64,
+    pub audio: f64,
+    /// As in [`Levels`].
+    pub lead: f64,
+}
+
+impl From<[f64; 2]> for Sigmas {
+    /// Picture and sound, all frames alike.
+    fn from([video, audio]: [f64; 2]) -> Self {
+        let lead = 0.0;
+        Self { video, audio, lead }
+    }
+}
+
 /// Numbers of a packed batch, and what the network should say of them.
 pub struct DitBatch {
     pub(crate) sequence: TokenSequence,
@@ -84,8 +102,8 @@ pub struct DitBatch {
     pub(crate) ids: Option<Tensor>,
     /// What video tokens count for moving, `[Lv]`.
     pub(crate) motion: Tensor,
-    /// Noise levels of picture and sound, one pair a clip.
-    pub(crate) sigmas: Vec<[f64; 2]>,
+    /// Noise levels, clip by clip.
+    pub(crate) sigmas: Vec<Sigmas>,
 }
 
 /// One sample before packing.
@@ -125,24 +143,39 @@ impl Source {
             .map(|_| self.draw(view, index, &mut rng))
             .collect::<Result<Vec<_>>>()?;
         let mut noise = stream(self.recipe.run.seed, Purpose::Noise, index);
-        let sigmas: Vec<[f64; 2]> = (self.recipe.sigma)
-            .stratified(clips.len(), &mut noise)
-            .into_iter()
-            .map(|sigma| self.levels(sigma, &mut noise))
-            .collect();
+        let drawn = self.recipe.sigma.stratified(clips.len(), &mut noise);
+        let sigmas = (clips.iter().zip(drawn))
+            .map(|(clip, sigma)| Ok(self.sigmas(sigma, clip.video.dim(0)?, &mut noise)))
+            .collect::<Result<Vec<_>>>()?;
         let pieces = (clips.iter().zip(&sigmas))
             .map(|(clip, &sigma)| self.piece(clip, sigma, &mut noise))
             .collect::<Result<Vec<_>>>()?;
         self.pack(pieces, sigmas)
     }
 
-    /// The noise levels of picture and sound, from the level `sigma` that was drawn.
-    fn levels(&self, sigma: f64, rng: &mut Pcg64) -> [f64; 2] {
-        let apart = self.recipe.apart;
+    /// The noise levels of a clip of so many latent frames, from the level `sigma` that was drawn.
+    fn sigmas(&self, sigma: f64, frames: usize, rng: &mut Pcg64) -> Sigmas {
+        let DitRecipe { apart, lead, .. } = self.recipe;
         if apart > 0.0 && rng.random::<f64>() < apart {
-            return [shifted(sigma, CLEAR), shifted(rng.random(), NOISY)];
+            return [shifted(sigma, CLEAR), shifted(rng.random(), NOISY)].into();
         }
-        [sigma, self.levels.audio(sigma)]
+        let lead = match lead > 0.0 {
+            true => lead * rng.random::<f64>(),
+            false => 0.0,
+        };
+        Sigmas {
+            video: sigma,
+            audio: shifted(sigma, self.led(lead).sound(frames)),
+            lead,
+        }
+    }
+
+    /// The levels of a clip whose frames have that lead.
+    fn led(&self, lead: f64) -> Levels {
+        Levels {
+            lead,
+            ..self.levels.clone()
+        }
     }
 
     fn view(&self, index: u64, rng: &mut Pcg64) -> Result<&DitView> {
@@ -232,41 +265,43 @@ impl Source {
         }
     }
 
-    fn piece(&self, clip: &EncodedClip, sigma: [f64; 2], rng: &mut Pcg64) -> Result<Piece> {
+    fn piece(&self, clip: &EncodedClip, sigma: Sigmas, rng: &mut Pcg64) -> Result<Piece> {
         let shape = clip.shape()?;
         let task = self.task(shape, rng);
         let ids = self.caption(clip, rng)?;
         self.noised(clip, task, ids, (sigma, rng))
     }
 
-    /// A clip at its two noise levels, its given latents as they are.
+    /// A clip at its noise levels, its given latents as they are.
     fn noised(
         &self,
         clip: &EncodedClip,
         task: Task,
         ids: Vec<u32>,
-        (sigma, rng): ([f64; 2], &mut Pcg64),
+        (sigma, rng): (Sigmas, &mut Pcg64),
     ) -> Result<Piece> {
         let spec = SampleSpec::new(task, clip.shape()?, ids.len());
         type Given<'a> = &'a dyn Fn(usize) -> bool;
-        let mut mix = |x0: &Tensor, levels: &[f64], given: Given| -> Result<[Tensor; 2]> {
+        let mut mix = |x0: &Tensor, sigmas: &Tensor, given: Given| -> Result<[Tensor; 2]> {
             let noise = gaussian(rng, x0.shape(), x0.device())?;
-            let noisy = match levels {
-                [sigma] => add_noise(x0, &noise, *sigma)?,
-                _ => add_noise_by_channel(x0, &noise, levels)?,
-            };
+            let noisy = add_noise_by_part(x0, &noise, sigmas)?;
             let steps = (0..x0.dim(0)?)
                 .map(|t| (if given(t) { x0 } else { &noisy }).narrow(0, t, 1))
                 .collect::<candle_core::Result<Vec<_>>>()?;
             Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
         };
-        let video = mix(&clip.video, &self.levels.video(sigma[0]), &|t| {
+        let levels = self.led(sigma.lead);
+        let video = mix(&clip.video, &levels.of(&clip.video, sigma.video)?, &|t| {
             spec.is_frame_given(t)
         })?;
-        let audio =
-            (clip.audio.as_ref()).map(|audio| mix(audio, &[sigma[1]], &|t| spec.is_audio_given(t)));
+        let audio = (clip.audio.as_ref()).map(|audio| {
+            let sigmas = Tensor::new(&[[sigma.audio as f32]], audio.device())?;
+            mix(audio, &sigmas, &|t| spec.is_audio_given(t))
+        });
+        let frames = levels.frames(spec.latents.frames).into_iter();
+        let frames: Vec<f64> = frames.map(|shift| shifted(sigma.video, shift)).collect();
         Ok(Piece {
-            motion: moving(&clip.motion, self.recipe.motion, sigma[0])?,
+            motion: moving(&clip.motion, self.recipe.motion, &frames)?,
             audio: audio.transpose()?,
             video,
             ids,
@@ -279,7 +314,7 @@ impl Source {
     pub(crate) fn fixed(
         &self,
         clips: &[EncodedClip],
-        sigmas: Vec<[f64; 2]>,
+        sigmas: Vec<Sigmas>,
         late: Option<Modality>,
     ) -> Result<DitBatch> {
         let mut rng = stream(self.recipe.run.seed, Purpose::Validation, u64::MAX);
@@ -324,7 +359,7 @@ impl Source {
         Ok(self.tokenizer.encode(text)?)
     }
 
-    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<[f64; 2]>) -> Result<DitBatch> {
+    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<Sigmas>) -> Result<DitBatch> {
         let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
         let sequence = TokenSequence::new(&self.config, &specs, &self.device)?;
         let video =

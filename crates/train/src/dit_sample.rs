@@ -4,7 +4,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 use gallop_core::Frame;
-use gallop_diffusion::{Field, Guidance, Levels, euler, flow_sigmas, gaussian};
+use gallop_diffusion::{Field, Guidance, Levels, euler, flow_sigmas, gaussian, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
@@ -20,7 +20,7 @@ const GUIDANCE: f64 = 3.0;
 /// Frames of a clip that the sheet shows.
 const SHOWN: usize = 6;
 
-/// Samples under the clips' own captions; each clip is two rows of the sheet, the real one above.
+/// Samples under the captions of clips of one shape; each clip is two rows of the sheet, the real one above.
 pub(crate) fn sample_sheet(
     source: &Source,
     dit: &Dit,
@@ -69,7 +69,11 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         gaussian(&mut rng, shape, &source.device)
     });
     let noise = noise.collect::<candle_core::Result<Vec<_>>>()?;
-    let mut x = levels.split(&noise)?;
+    let mut x = Vec::new();
+    for noise in &noise {
+        x.extend(levels.split(noise)?);
+    }
+    let pictures = x.len();
     for audio in clips.iter().filter_map(|clip| clip.audio.as_ref()) {
         x.push(gaussian(&mut rng, audio.shape(), &source.device)?);
     }
@@ -79,34 +83,43 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         uncond,
         guidance: Guidance::constant(GUIDANCE, x.len()),
         levels,
+        pictures,
+        frames: clips.first().map_or(Ok(1), |clip| clip.video.dim(0))?,
     };
     let sigmas = flow_sigmas(STEPS, source.recipe.sigma.shift());
     let x = euler(&mut field, x, &sigmas)?;
-    Ok(levels.join(&x[..clips.len() * levels.bands()])?)
+    Ok(field.join(&x[..pictures])?)
 }
 
-/// Clips under their captions, with guidance; the state is that of [`Levels`].
+/// Clips of one length under their captions, with guidance; the state is the parts of all videos, then the sounds.
 struct Clips<'a> {
     dit: &'a Dit,
     cond: (TokenSequence, Tensor),
     uncond: TokenSequence,
     guidance: Guidance,
     levels: &'a Levels,
+    /// Parts of all videos.
+    pictures: usize,
+    /// Latent frames of a clip.
+    frames: usize,
 }
 
 impl Clips<'_> {
-    fn count(&self) -> usize {
-        self.uncond.samples().len()
+    fn join(&self, videos: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
+        let videos = videos.chunks(self.levels.parts(self.frames));
+        videos.map(|parts| self.levels.join(parts)).collect()
     }
 }
 
 impl Field for Clips<'_> {
     fn velocity(&mut self, x: &[Tensor], sigma: f64) -> candle_core::Result<Vec<Tensor>> {
-        let (videos, sounds) = x.split_at(self.count() * self.levels.bands());
-        let whole = [&self.levels.join(videos)?, sounds].concat();
+        let (videos, sounds) = x.split_at(self.pictures);
+        let whole = [&self.join(videos)?, sounds].concat();
         let split = |velocities: Vec<Tensor>| -> candle_core::Result<Vec<Tensor>> {
-            let (videos, sounds) = velocities.split_at(self.count());
-            Ok([&self.levels.split(videos)?, sounds].concat())
+            let (videos, sounds) = velocities.split_at(self.uncond.samples().len());
+            let parts = videos.iter().map(|video| self.levels.split(video));
+            let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
+            Ok([&parts.concat(), sounds].concat())
         };
         let (sequence, ids) = &self.cond;
         let cond = split(velocity(self.dit, sequence, &whole, Some(ids))?)?;
@@ -115,7 +128,11 @@ impl Field for Clips<'_> {
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        self.levels.of(part, self.count(), sigma)
+        let shift = match part < self.pictures {
+            true => self.levels.shifts(self.frames)[part % self.levels.parts(self.frames)],
+            false => self.levels.sound(self.frames),
+        };
+        shifted(sigma, shift)
     }
 }
 

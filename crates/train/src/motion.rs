@@ -34,14 +34,16 @@ pub(crate) fn motion(latents: &Tensor) -> Result<Tensor> {
     Tensor::cat(&[first, most.affine(scale, 0.0)?.minimum(MOST)?], 0)
 }
 
-/// What places count whose motion is `motion`, at a noise level: `1 + strength * (1 - sigma)^6 * motion`.
+/// What places count whose motion is `motion`, at the noise level of each frame: `1 + strength * (1 - sigma)^6 * motion`.
 ///
 /// Only where it is known already what moves where. As long as it is not, the network's answer is a mean over
 /// all that may be, and to weigh clips by where things happen to be draws them everywhere: a falling ball is
 /// seen above and below at once. Of foal's clips that is decided between the levels 0.75 and 0.45
 /// (docs/log.md, 2026-11-26), and channels that have levels of their own are mostly noisier than `sigma`.
-pub(crate) fn moving(motion: &Tensor, strength: f64, sigma: f64) -> Result<Tensor> {
-    motion.affine(strength * (1.0 - sigma).powi(6), 1.0)
+pub(crate) fn moving(motion: &Tensor, strength: f64, sigmas: &[f64]) -> Result<Tensor> {
+    let known = (sigmas.iter()).map(|sigma| (strength * (1.0 - sigma).powi(6)) as f32);
+    let known = Tensor::from_iter(known, motion.device())?.reshape((sigmas.len(), 1, 1, 1))?;
+    motion.broadcast_mul(&known)?.affine(1.0, 1.0)
 }
 
 #[cfg(test)]
@@ -63,12 +65,12 @@ mod tests {
         let moved = place(1)?;
         assert_eq!((moved[0], moved[1], moved[4]), (1.0, 0.0, 0.0));
         assert!((moved[2] - 4.0 / 1.01).abs() < 1e-5 && moved[2] == moved[3]);
-        let counted = moving(&found, 2.0, 0.25)?
+        let counted = moving(&found, 2.0, &[0.75, 0.75, 0.25, 0.75, 0.75])?
             .i((2, 0, .., 0))?
             .to_vec1::<f32>()?;
         let known = 1.0 + 2.0 * 0.75f32.powi(6) * 4.0 / 1.01;
         assert!((counted[0] - 1.0).abs() < 1e-6 && (counted[1] - known).abs() < 1e-4);
-        let unknown = moving(&found, 2.0, 0.75)?
+        let unknown = moving(&found, 2.0, &[0.25, 0.25, 0.75, 0.25, 0.25])?
             .i((2, 0, 1, 0))?
             .to_scalar::<f32>()?;
         assert!(unknown < 1.01);
