@@ -128,10 +128,7 @@ mod tests {
                 let levels = levels(shifts, lead);
                 let split = levels.split(&video)?;
                 assert_eq!(split.len(), parts * bands);
-                assert_eq!(
-                    [levels.parts(2), levels.shifts(2).len()],
-                    [split.len(); 2]
-                );
+                assert_eq!([levels.parts(2), levels.shifts(2).len()], [split.len(); 2]);
                 let error = (levels.join(&split)? - &video)?.abs()?.sum_all()?;
                 assert_eq!(error.to_scalar::<f64>()?, 0.0);
             }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use gallop_core::{Resolution, Strides, UserError};
 use gallop_diffusion::{
-    Field, Levels, Noise, Restart, euler, flow_sigmas, log_snr_sigmas, renoise, sde, sde_theta, unipc,
+    Field, Levels, Noise, Restart, euler, flow_sigmas, log_snr_sigmas, renoise, sde, sde_theta,
+    unipc,
 };
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;

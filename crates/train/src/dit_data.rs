@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, LatentShape, PixelSize};
-use gallop_diffusion::{
-    Levels, add_noise_by_part, gaussian, shifted, velocity_target,
-};
+use gallop_diffusion::{Levels, add_noise_by_part, gaussian, shifted, velocity_target};
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::DitConfig;

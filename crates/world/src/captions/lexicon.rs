@@ -135,6 +135,15 @@ impl Lexicon {
         said.flat_map(|(_, words)| words).map(String::as_str)
     }
 
+    /// Words for what clips of `world` never show.
+    pub fn excluded<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
+        let words = self.words.iter().filter(|(key, _)| {
+            let (_, concept) = key.rsplit_once('/').unwrap_or(("", key));
+            !world.may_show(concept)
+        });
+        words.flat_map(|(_, words)| words).map(String::as_str)
+    }
+
     /// Every literal text that captions of `world`'s clips may have: words, templates, noun phrases.
     pub fn literals<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
         let templates = (self.templates.iter())

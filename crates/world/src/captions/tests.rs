@@ -130,6 +130,8 @@ fn words_for_what_a_world_never_shows_are_strange_to_it() {
         ["two", "little", "horses", "sunset", "neon"]
     );
     assert_eq!(unknown("夜晚的篮球"), ["夜晚"]);
+    assert!(unknown("a large ball in a small room").is_empty());
+    assert_eq!(unknown("a small ball in a small room"), ["small"]);
     for seed in 0..200 {
         let spec = narrow.spec(seed).unwrap();
         for caption in captions(&spec.attributes, Split::Train, &mut rng(seed, 4)) {

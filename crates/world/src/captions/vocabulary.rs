@@ -8,31 +8,62 @@ use crate::world::WorldConfig;
 /// The words of `prompt` that no caption of a clip of `world` has, once each: first those that tell, then those in quotation
 /// marks, which are said and may also be any that the world's faces say.
 ///
-/// Words of alphabets are compared whole; runs of Han characters are read from the left by the
+/// A word for what the world never shows is known only within a longer phrase of its captions: "a small room" does not make
+/// small things known. Words of alphabets are compared whole; runs of Han characters are read from the left by the
 /// longest known word, and what is left between known words is reported together.
 pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
-    let literals = lexicon::all().iter().flat_map(|l| l.literals(world));
-    let mut known: BTreeSet<String> = literals.flat_map(literal_words).collect();
+    let literals: Vec<Vec<String>> = (lexicon::all().iter())
+        .flat_map(|l| l.literals(world))
+        .map(literal_words)
+        .collect();
+    let alone: BTreeSet<&String> = literals.iter().filter(|l| l.len() == 1).flatten().collect();
+    let excluded: BTreeSet<String> = (lexicon::all().iter())
+        .flat_map(|l| l.excluded(world))
+        .map(literal_words)
+        .filter(|words| words.len() == 1 && !alone.contains(&words[0]))
+        .flatten()
+        .collect();
+    let phrases: Vec<&Vec<String>> = (literals.iter())
+        .filter(|literal| literal.iter().any(|word| excluded.contains(word)))
+        .collect();
+    let mut known: BTreeSet<String> = literals.iter().flatten().cloned().collect();
     let (told, said) = without_quotes(prompt);
-    let mut unknown = unknown_among(&told, &known);
+    let mut unknown = unknown_among(&without_phrases(runs(&told), &phrases), &|word| {
+        known.contains(word) && !excluded.contains(word)
+    });
     let words = lexicon::all().iter().flat_map(|l| l.said(world));
     known.extend(words.flat_map(runs));
-    unknown.extend(unknown_among(&said, &known));
+    unknown.extend(unknown_among(&runs(&said), &|word| known.contains(word)));
     let mut seen = BTreeSet::new();
     unknown.retain(|w| seen.insert(w.clone()));
     unknown
 }
 
-fn unknown_among(text: &str, known: &BTreeSet<String>) -> Vec<String> {
+fn unknown_among(runs: &[String], known: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut unknown = Vec::new();
-    for run in runs(text) {
+    for run in runs {
         if run.chars().any(is_han) {
-            unknown.extend(unknown_han(&run, known));
-        } else if !run.chars().all(|c| c.is_ascii_digit()) && !knows(known, &run) {
-            unknown.push(run);
+            unknown.extend(unknown_han(run, known));
+        } else if !run.chars().all(|c| c.is_ascii_digit()) && !knows(known, run) {
+            unknown.push(run.clone());
         }
     }
     unknown
+}
+
+/// `runs` less those that follow each other as a phrase has them.
+fn without_phrases(mut runs: Vec<String>, phrases: &[&Vec<String>]) -> Vec<String> {
+    let mut at = 0;
+    while at < runs.len() {
+        let here = phrases
+            .iter()
+            .filter(|phrase| runs[at..].starts_with(phrase));
+        match here.map(|phrase| phrase.len()).max() {
+            Some(length) => drop(runs.drain(at..at + length)),
+            None => at += 1,
+        }
+    }
+    runs
 }
 
 /// What of `prompt` is outside of quotation marks, and what is inside.
@@ -56,12 +87,12 @@ fn without_quotes(prompt: &str) -> (String, String) {
 }
 
 /// Known as it is, or in its singular or base form.
-fn knows(known: &BTreeSet<String>, word: &str) -> bool {
+fn knows(known: &dyn Fn(&str) -> bool, word: &str) -> bool {
     let forms = ["", "s", "es", "'s", "ing", "ed"];
     forms.iter().any(|ending| {
         word.strip_suffix(ending)
-            .is_some_and(|stem| known.contains(stem) || known.contains(&format!("{stem}e")))
-    }) || known.contains(&format!("{word}s"))
+            .is_some_and(|stem| known(stem) || known(&format!("{stem}e")))
+    }) || known(&format!("{word}s"))
 }
 
 /// The words of a template's text, its slots left out.
@@ -113,13 +144,13 @@ fn is_han(c: char) -> bool {
 }
 
 /// What of a run of Han characters is left when the longest known words are taken from it.
-fn unknown_han(run: &str, known: &BTreeSet<String>) -> Vec<String> {
+fn unknown_han(run: &str, known: &dyn Fn(&str) -> bool) -> Vec<String> {
     let chars: Vec<char> = run.chars().collect();
     let (mut at, mut left, mut unknown) = (0, String::new(), Vec::new());
     while at < chars.len() {
         let longest = (1..=(chars.len() - at).min(12))
             .rev()
-            .find(|&n| known.contains(&chars[at..at + n].iter().collect::<String>()));
+            .find(|&n| known(&chars[at..at + n].iter().collect::<String>()));
         match longest {
             Some(n) => {
                 if !left.is_empty() {
