@@ -19,7 +19,7 @@ use gallop_kernels::Precision;
 
 pub(crate) use config::AUDIO_A_FRAME;
 pub use config::{
-    AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, TextConfig, sandwich,
+    AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, ROPE_THETA, TextConfig, sandwich,
 };
 pub use matrix::Form;
 pub use residency::{MemoryPlan, MemoryRequest};

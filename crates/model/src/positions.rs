@@ -82,11 +82,11 @@ impl Grid {
     }
 }
 
-/// `10000^(-i / (head_dim / 8))` for i < head_dim / 8.
-fn bands(head_dim: usize) -> Vec<f32> {
+/// `theta^(-i / (head_dim / 8))` for i < head_dim / 8, in radians a position.
+fn bands(head_dim: usize, theta: u32) -> Vec<f32> {
     let n = head_dim / 8;
     (0..n)
-        .map(|i| 10000f32.powf(-(i as f32) / n as f32))
+        .map(|i| (theta as f32).powf(-(i as f32) / n as f32))
         .collect()
 }
 
@@ -112,8 +112,9 @@ fn push_angles(c: &Coordinates, bands: &[f32], angles: &mut Vec<f32>) {
 pub fn rope_tables(
     coordinates: impl Iterator<Item = Coordinates>,
     head_dim: usize,
+    theta: u32,
 ) -> (Vec<f32>, Vec<f32>) {
-    let bands = bands(head_dim);
+    let bands = bands(head_dim, theta);
     let mut angles = Vec::new();
     for c in coordinates {
         push_angles(&c, &bands, &mut angles);
@@ -124,10 +125,11 @@ pub fn rope_tables(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dit::ROPE_THETA;
 
     #[test]
     fn audio_is_in_step_with_video() {
-        let (frames, bands) = (31, bands(64));
+        let (frames, bands) = (31, bands(64, ROPE_THETA));
         let angle = |grid: Grid, i: usize| {
             let mut angles = Vec::new();
             push_angles(&grid.coordinates().nth(i).unwrap(), &bands, &mut angles);
@@ -144,7 +146,7 @@ mod tests {
     fn single_tokens_have_finite_angles() {
         for style in [PositionStyle::V1, PositionStyle::V2] {
             for grid in [Grid::audio(style, 1, 5), Grid::text(style, 1)] {
-                let (sin, cos) = rope_tables(grid.coordinates(), 32);
+                let (sin, cos) = rope_tables(grid.coordinates(), 32, ROPE_THETA);
                 assert!(sin.iter().chain(&cos).all(|x| x.is_finite()));
             }
         }

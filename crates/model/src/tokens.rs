@@ -84,7 +84,11 @@ impl TokenSequence {
         if rows == 0 {
             return Err(ModelError::Config("a sequence without tokens".into()));
         }
-        let (sin, cos) = rope_tables(coordinates(config, &samples), config.head_dim);
+        let (sin, cos) = rope_tables(
+            coordinates(config, &samples),
+            config.head_dim,
+            config.rope_theta,
+        );
         let shape = (rows, 3 * (config.head_dim / 8));
         let mut parts = Vec::new();
         let mut at = 0;

@@ -88,8 +88,19 @@ pub struct DitConfig {
     pub text: TextConfig,
     /// Placement in time.
     pub positions: PositionStyle,
+    /// The base of the rotary bands, `theta^(-i / (K / 8))` radians a position for each axis. With few bands a large one
+    /// leaves only the first to tell neighbours apart.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: u32,
     /// Reach of [`AttentionKind::Local`] in frames to each side.
     pub local_frames: usize,
+}
+
+/// The base of the public weights' rotary bands.
+pub const ROPE_THETA: u32 = 10_000;
+
+fn rope_theta() -> u32 {
+    ROPE_THETA
 }
 
 impl DitConfig {
@@ -113,6 +124,7 @@ impl DitConfig {
                 vocabulary: None,
             },
             positions: PositionStyle::V2,
+            rope_theta: ROPE_THETA,
             local_frames: 11,
         }
     }
@@ -157,6 +169,7 @@ impl DitConfig {
                 vocabulary: Some(vocabulary),
             },
             positions: PositionStyle::V2,
+            rope_theta: ROPE_THETA,
             local_frames: 0,
         }
     }
@@ -204,6 +217,9 @@ impl DitConfig {
         }
         if self.text.channels == 0 || self.text.vocabulary == Some(0) {
             return wrong("the text has no channel or no vocabulary");
+        }
+        if self.rope_theta == 0 {
+            return wrong("rope_theta is 0");
         }
         Ok(())
     }
