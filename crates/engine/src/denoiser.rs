@@ -11,6 +11,9 @@ pub(crate) const CANCELLED: &str = "cancelled";
 
 /// Above this noise level a picture shows nothing.
 const SHOWS_NOTHING: f64 = 0.9;
+/// Steps that end above this noise level of the sound move it, all together, by little of itself: a push there costs as
+/// much as below and is hardly felt.
+const STILL_NOISE: f64 = 0.94;
 
 /// Velocities of one clip, with or without guidance. The state is what [`Levels::split`] makes of video latents
 /// [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
@@ -24,6 +27,8 @@ pub(crate) struct Denoiser<'a> {
     pub shifts: Vec<f64>,
     /// Parts of the picture.
     pub pictures: usize,
+    /// The schedule.
+    pub sigmas: Vec<f64>,
     /// The clip under its prompt.
     pub cond: TokenSequence,
     /// The clip under its prompt and, beside it, without text.
@@ -135,7 +140,10 @@ impl Field for Denoiser<'_> {
             (Some(cond), None) => Ok(cond),
             (Some(cond), Some(uncond)) => {
                 let mut out = self.guidance.apply(&cond, &uncond, sigma)?;
-                if let Some(unseen) = self.unseen.as_ref().filter(|_| sigma < SHOWS_NOTHING) {
+                let end = self.sigmas.iter().find(|&&later| later < sigma);
+                let sound = self.level(x.len() - 1, end.copied().unwrap_or(0.0));
+                let matters = sigma < SHOWS_NOTHING && sound < STILL_NOISE;
+                if let Some(unseen) = self.unseen.as_ref().filter(|_| matters) {
                     self.push(unseen, (x, &cond), &mut out)?;
                 }
                 Ok(out)

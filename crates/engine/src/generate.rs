@@ -168,6 +168,7 @@ fn sample(
         levels,
         shifts,
         pictures,
+        sigmas: sigmas.clone(),
         cond,
         both,
         ids,

@@ -9,7 +9,7 @@ use gallop_core::LatentShape;
 use gallop_kernels::Precision;
 use gallop_model::dit::{
     AttentionKind, Batch, Dit, DitConfig, LayerKind, MemoryPlan, MemoryRequest, MlpKind,
-    PositionStyle, Text, TextConfig,
+    PositionStyle, ROPE_THETA, Text, TextConfig,
 };
 use gallop_model::tokens::{SampleSpec, TokenSequence};
 use gallop_model::{WeightFiles, Weights, save_weights};
@@ -69,6 +69,7 @@ impl Meta {
                 "v2" => PositionStyle::V2,
                 other => panic!("position style {other}"),
             },
+            rope_theta: ROPE_THETA,
             local_frames: self.frame_receptive_field.max(0) as usize,
         }
     }
