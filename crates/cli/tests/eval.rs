@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{gallop, listing, tiny_model};
+use common::{gallop, listing, tiny_workplace};
 use serde_json::Value;
 
 fn evaluate(folder: &Path, seconds: &str, rest: &[&str]) -> std::process::Output {
@@ -29,10 +29,8 @@ fn report(folder: &Path) -> Value {
 
 #[test]
 fn a_model_is_measured_beside_real_clips_and_goes_on_where_it_stopped() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tiny_workplace();
     let folder = folder.path();
-    fs::create_dir(folder.join("tiny")).unwrap();
-    tiny_model(&folder.join("tiny"));
 
     let out = evaluate(folder, "1", &["-p", "2", "--sound-for-real"]);
     assert!(out.status.success(), "{out:?}");
@@ -79,10 +77,8 @@ fn a_model_is_measured_beside_real_clips_and_goes_on_where_it_stopped() {
 
 #[test]
 fn what_the_detectors_do_not_know_is_named() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tiny_workplace();
     let folder = folder.path();
-    fs::create_dir(folder.join("tiny")).unwrap();
-    tiny_model(&folder.join("tiny"));
     let config = folder.join("tiny/config.json");
     let known = fs::read_to_string(&config).unwrap();
     fs::write(

@@ -6,17 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{command, gallop, listing, tiny_model};
+use common::{command, gallop, listing, tiny_workplace};
 use gallop_core::{Frame, PixelSize};
 use serde_json::Value;
-
-/// A folder with the tiny model in `tiny/`.
-fn workplace() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("tiny")).unwrap();
-    tiny_model(&folder.path().join("tiny"));
-    folder
-}
 
 fn generate(folder: &Path, prompt: &str, rest: &[&str]) -> std::process::Output {
     let mut args = vec!["generate", prompt, "--model", "tiny", "--duration", "1"];
@@ -26,7 +18,7 @@ fn generate(folder: &Path, prompt: &str, rest: &[&str]) -> std::process::Output 
 
 #[test]
 fn a_clip_has_the_length_size_and_sound_asked_for() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     let out = generate(folder.path(), "a red ball", &["--seed", "3", "-o", "a.mp4"]);
     assert!(out.status.success(), "{out:?}");
     let clip = gallop_media::read_clip(&folder.path().join("a.mp4")).unwrap();
@@ -39,7 +31,7 @@ fn a_clip_has_the_length_size_and_sound_asked_for() {
 /// The tiny one knows two seconds.
 #[test]
 fn a_clip_is_as_long_as_the_model_was_trained_on() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     let ask = ["generate", "a red ball", "--model", "tiny", "--dry-run"];
     let out = gallop(folder.path(), &ask);
     let told = String::from_utf8_lossy(&out.stdout).into_owned();
@@ -49,7 +41,7 @@ fn a_clip_is_as_long_as_the_model_was_trained_on() {
 
 #[test]
 fn equal_seeds_make_equal_files_and_others_do_not() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     for (name, seed) in [("a.mp4", "3"), ("b.mp4", "3"), ("c.mp4", "4")] {
         let out = generate(folder.path(), "a red ball", &["--seed", seed, "-o", name]);
         assert!(out.status.success(), "{out:?}");
@@ -61,7 +53,7 @@ fn equal_seeds_make_equal_files_and_others_do_not() {
 
 #[test]
 fn every_ending_and_option_is_honoured() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     let picture = Frame::black(PixelSize::new(31, 200));
     gallop_media::write_image(&folder.path().join("first.png"), &picture).unwrap();
     let size = ["--resolution", "64x80", "--steps", "1", "--guidance", "1"];
@@ -93,7 +85,7 @@ fn every_ending_and_option_is_honoured() {
 
 #[test]
 fn programs_can_follow_by_events() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     let out = generate(
         folder.path(),
         "a zyxw ball",
@@ -127,7 +119,7 @@ fn programs_can_follow_by_events() {
 
 #[test]
 fn what_cannot_be_done_is_said_in_one_line_and_leaves_nothing() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     let path = folder.path();
     fs::write(path.join("broken.png"), b"\x89PNG\r\n\x1a\nno").unwrap();
     fs::create_dir(path.join("foreign")).unwrap();
@@ -228,7 +220,7 @@ fn unknown_values_are_refused_with_the_known_ones() {
 
 #[test]
 fn strange_prompts_are_made_all_the_same() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     for prompt in [
         "🏀🏀🏀",
         "ball\u{1}\u{202e}\u{7f}",
@@ -243,7 +235,7 @@ fn strange_prompts_are_made_all_the_same() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_and_leaves_nothing() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     let args = [
         "generate",
         "a ball",
@@ -277,7 +269,7 @@ fn ctrl_c_stops_and_leaves_nothing() {
 #[cfg(unix)]
 #[test]
 fn a_full_disk_leaves_nothing_and_says_so() {
-    let folder = workplace();
+    let folder = tiny_workplace();
     for name in ["a.mp4", "a.webm", "a.wav", "f-%04d.png"] {
         let program = env!("CARGO_BIN_EXE_gallop");
         let rest = "--model tiny --duration 2 --resolution 224x128 --steps 1 --guidance 1";

@@ -28,7 +28,7 @@ pub(crate) struct Denoiser<'a> {
     /// Parts of the picture.
     pub pictures: usize,
     /// The schedule.
-    pub sigmas: Vec<f64>,
+    pub sigmas: &'a [f64],
     /// The clip under its prompt.
     pub cond: TokenSequence,
     /// The clip under its prompt and, beside it, without text.
@@ -103,6 +103,13 @@ impl Denoiser<'_> {
             .collect()
     }
 
+    /// Whether a push of the sound in the step that begins at `sigma` does anything.
+    fn is_felt(&self, sigma: f64) -> bool {
+        let end = self.sigmas.iter().find(|&&later| later < sigma);
+        let sound = self.level(self.pictures, end.copied().unwrap_or(0.0));
+        sigma < SHOWS_NOTHING && sound < STILL_NOISE
+    }
+
     /// Pushes the sound's velocity in `out` towards the picture: away from that beside a hidden one, by as much as `cond`,
     /// that beside the picture of the state `x`, differs from it.
     fn push(
@@ -140,10 +147,7 @@ impl Field for Denoiser<'_> {
             (Some(cond), None) => Ok(cond),
             (Some(cond), Some(uncond)) => {
                 let mut out = self.guidance.apply(&cond, &uncond, sigma)?;
-                let end = self.sigmas.iter().find(|&&later| later < sigma);
-                let sound = self.level(x.len() - 1, end.copied().unwrap_or(0.0));
-                let matters = sigma < SHOWS_NOTHING && sound < STILL_NOISE;
-                if let Some(unseen) = self.unseen.as_ref().filter(|_| matters) {
+                if let Some(unseen) = self.unseen.as_ref().filter(|_| self.is_felt(sigma)) {
                     self.push(unseen, (x, &cond), &mut out)?;
                 }
                 Ok(out)

@@ -168,7 +168,7 @@ fn sample(
         levels,
         shifts,
         pictures,
-        sigmas: sigmas.clone(),
+        sigmas: &sigmas,
         cond,
         both,
         ids,

@@ -9,7 +9,7 @@ use gallop_core::{Cancel, Progress};
 use gallop_diffusion::{Levels, SigmaDistribution, flow_matching, next_token, shifted};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
-use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, ROPE_THETA, Text, Work};
+use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, Text, Work};
 use gallop_model::tokens::Modality;
 use gallop_model::video_ae::VideoAe;
 use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights, save_weights};
@@ -123,18 +123,14 @@ pub struct DitSize {
     #[serde(default)]
     pub in_step: Vec<usize>,
     /// The base of the rotary bands; that of the public weights where nothing is said.
-    #[serde(default = "rope_theta")]
-    pub rope_theta: u32,
-}
-
-fn rope_theta() -> u32 {
-    ROPE_THETA
+    #[serde(default)]
+    pub rope_theta: Option<u32>,
 }
 
 impl DitSize {
     fn config(&self, vocabulary: usize) -> Result<DitConfig> {
         let mut config = DitConfig::small(self.width, self.depth, self.outer, vocabulary);
-        config.rope_theta = self.rope_theta;
+        config.rope_theta = self.rope_theta.unwrap_or(config.rope_theta);
         for &i in &self.in_step {
             let what = || TrainError::Setting(format!("in_step: no layer {i} of {}", self.depth));
             config.layers.get_mut(i).ok_or_else(what)?.attention = AttentionKind::InStep;

@@ -69,13 +69,16 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         gaussian(&mut rng, shape, &source.device)
     });
     let noise = noise.collect::<candle_core::Result<Vec<_>>>()?;
-    let mut x = Vec::new();
+    let (mut x, mut shifts) = (Vec::new(), Vec::new());
+    let frames = clips.first().map_or(Ok(1), |clip| clip.video.dim(0))?;
     for noise in &noise {
         x.extend(levels.split(noise)?);
+        shifts.extend(levels.shifts(frames));
     }
     let pictures = x.len();
     for audio in clips.iter().filter_map(|clip| clip.audio.as_ref()) {
         x.push(gaussian(&mut rng, audio.shape(), &source.device)?);
+        shifts.push(levels.sound(frames));
     }
     let mut field = Clips {
         dit,
@@ -83,8 +86,9 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
         uncond,
         guidance: Guidance::constant(GUIDANCE, x.len()),
         levels,
+        shifts,
         pictures,
-        frames: clips.first().map_or(Ok(1), |clip| clip.video.dim(0))?,
+        parts: levels.parts(frames),
     };
     let sigmas = flow_sigmas(STEPS, source.recipe.sigma.shift());
     let x = euler(&mut field, x, &sigmas)?;
@@ -98,15 +102,17 @@ struct Clips<'a> {
     uncond: TokenSequence,
     guidance: Guidance,
     levels: &'a Levels,
+    /// The shift of each part of the state.
+    shifts: Vec<f64>,
     /// Parts of all videos.
     pictures: usize,
-    /// Latent frames of a clip.
-    frames: usize,
+    /// Parts of one video.
+    parts: usize,
 }
 
 impl Clips<'_> {
     fn join(&self, videos: &[Tensor]) -> candle_core::Result<Vec<Tensor>> {
-        let videos = videos.chunks(self.levels.parts(self.frames));
+        let videos = videos.chunks(self.parts);
         videos.map(|parts| self.levels.join(parts)).collect()
     }
 }
@@ -128,11 +134,7 @@ impl Field for Clips<'_> {
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
-        let shift = match part < self.pictures {
-            true => self.levels.shifts(self.frames)[part % self.levels.parts(self.frames)],
-            false => self.levels.sound(self.frames),
-        };
-        shifted(sigma, shift)
+        shifted(sigma, self.shifts[part])
     }
 }
 

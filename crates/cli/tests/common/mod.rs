@@ -46,6 +46,14 @@ pub fn tiny_model(folder: &Path) {
     });
 }
 
+/// A folder with the tiny model in `tiny/`.
+pub fn tiny_workplace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("tiny")).unwrap();
+    tiny_model(&folder.path().join("tiny"));
+    folder
+}
+
 /// Random weights of whatever `build` asks for.
 fn part(folder: &Path, name: &str, config: &impl Serialize, build: impl Fn(&Weights)) {
     let vars = Vars::default();

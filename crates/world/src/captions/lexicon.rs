@@ -138,7 +138,7 @@ impl Lexicon {
     /// Words for what clips of `world` never show.
     pub fn excluded<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
         let words = self.words.iter().filter(|(key, _)| {
-            let (_, concept) = key.rsplit_once('/').unwrap_or(("", key));
+            let (_, concept) = family_and_concept(key);
             !world.may_show(concept)
         });
         words.flat_map(|(_, words)| words).map(String::as_str)
@@ -150,7 +150,7 @@ impl Lexicon {
             .filter(|(family, _)| world.has_family(family))
             .flat_map(|(_, t)| t.short.iter().chain(&t.medium).chain(&t.long));
         let words = self.words.iter().filter(|(key, _)| {
-            let (family, concept) = key.rsplit_once('/').unwrap_or(("", key));
+            let (family, concept) = family_and_concept(key);
             (family.is_empty() || world.has_family(family)) && world.may_show(concept)
         });
         words
@@ -160,6 +160,11 @@ impl Lexicon {
             .chain(&self.known)
             .map(String::as_str)
     }
+}
+
+/// The two halves of a key of [`Lexicon::words`]; no family where the word is for all.
+fn family_and_concept(key: &str) -> (&str, &str) {
+    key.rsplit_once('/').unwrap_or(("", key))
 }
 
 /// Every language there is.
