@@ -132,13 +132,28 @@ impl AudioAe {
     /// # Errors
     /// If there is no sound.
     pub fn encode(&self, audio: &Audio) -> Result<Tensor> {
-        if audio.is_empty() {
+        Ok(self.encode_clips(&[audio])?.squeeze(0)?)
+    }
+
+    /// [`Self::encode`] of several sounds of one length together: `[B, A, C]`.
+    ///
+    /// # Errors
+    /// If there is no sound, or lengths differ.
+    pub fn encode_clips(&self, sounds: &[&Audio]) -> Result<Tensor> {
+        let length = sounds.first().map_or(0, |audio| audio.len());
+        if length == 0 {
             return Err(ModelError::Config("there is no sound to encode".into()));
         }
-        let count = audio.len().div_ceil(SAMPLES_PER_FRAME);
-        let levels = analyse(audio, count);
-        let levels = Tensor::from_vec(levels, (1, count * HOPS, FEATURES), &self.device)?;
-        let latents = self.encode_levels(&levels)?.squeeze(0)?;
+        if sounds.iter().any(|audio| audio.len() != length) {
+            let what = "sounds that are encoded together differ in length";
+            return Err(ModelError::Config(what.into()));
+        }
+        let count = length.div_ceil(SAMPLES_PER_FRAME);
+        let levels: Vec<f32> = (sounds.iter())
+            .flat_map(|audio| analyse(audio, count))
+            .collect();
+        let shape = (sounds.len(), count * HOPS, FEATURES);
+        let latents = self.encode_levels(&Tensor::from_vec(levels, shape, &self.device)?)?;
         Ok(latents
             .broadcast_sub(&self.mean)?
             .broadcast_div(&self.std)?)

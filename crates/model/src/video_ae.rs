@@ -23,7 +23,7 @@ use pixels::{PATCH_IN, PATCH_OUT};
 
 pub use blocks::Carry;
 pub use pixels::{
-    GROUP, STRIDE, frames_to_groups, groups_to_patches, latent_size, patches_to_frames,
+    GROUP, STRIDE, clips_to_groups, frames_to_groups, groups_to_patches, latent_size, patches_to_frames,
 };
 pub use start::start_as_transform;
 
@@ -146,6 +146,15 @@ impl VideoAe {
             return Err(ModelError::Config("there is no frame to encode".into()));
         }
         Ok(Tensor::cat(&parts, 0)?)
+    }
+
+    /// [`Self::encode`] of several clips of one size and one length of `4k + 1` frames, together: `[B, F, H, W, C]`.
+    ///
+    /// # Errors
+    /// If sizes or lengths differ, or a length is another.
+    pub fn encode_clips(&self, clips: &[&[Frame]]) -> Result<Tensor> {
+        let groups = clips_to_groups(clips, true, &self.device)?;
+        self.normalise(&self.encode_groups(&groups, None)?)
     }
 
     /// Normalised latents `[F, H, W, C]` to `4(F-1) + 1` frames, in one piece.

@@ -183,7 +183,9 @@ pub fn train_dit(
     let vars = Vars::default();
     let weights = Weights::vars(&vars, Some(recipe.run.seed), device);
     let held_out = held_out(&source)?;
-    let clips: Vec<&Tensor> = (held_out.iter().take(WEIGHED).map(|clip| &clip.video)).collect();
+    let clips = (held_out.iter().take(WEIGHED)).map(|clip| clip.video.to_device(device));
+    let clips = clips.collect::<candle_core::Result<Vec<_>>>()?;
+    let clips: Vec<&Tensor> = clips.iter().collect();
     let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
     let importance = importance(&source.video_ae, &clips, recipe.importance, &mut rng)?;
     source.levels.video = channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?;
@@ -287,7 +289,7 @@ fn held_out(source: &Source) -> Result<Vec<EncodedClip>> {
     (0..view.clips)
         .map(|i| {
             let mut rng = stream(source.recipe.run.seed, Purpose::Validation, i as u64);
-            source.encode(view, rng.random(), Split::Heldout)
+            source.held_out(view, rng.random())
         })
         .collect()
 }

@@ -5,7 +5,7 @@
 //! moves on with `i`. Which clips it draws depends on `i` only; the memory of clips already encoded
 //! is a saving, not a state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
@@ -16,7 +16,7 @@ use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::DitConfig;
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 use gallop_model::video_ae::VideoAe;
-use gallop_world::{Caption, Split};
+use gallop_world::{Caption, Rendered, Split};
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use rayon::ThreadPool;
@@ -33,6 +33,9 @@ use crate::rng::{Purpose, stream};
 const CLEAR: f64 = 1.0 / 16.0;
 const NOISY: f64 = 3.0;
 
+/// Clips that a GPU encodes at a time: one alone keeps it waiting for its many small launches.
+const TOGETHER: usize = 16;
+
 /// One shape of clips.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +50,7 @@ pub struct DitView {
     pub clips: usize,
 }
 
-/// A clip as the transformer sees it.
+/// A clip as the transformer sees it, in the processor's memory.
 pub(crate) struct EncodedClip {
     /// `[F, H, W, C]`.
     pub video: Tensor,
@@ -137,9 +140,7 @@ impl Source {
     pub(crate) fn batch(&self, index: u64) -> Result<DitBatch> {
         let mut rng = stream(self.recipe.run.seed, Purpose::Data, index);
         let view = self.view(index, &mut rng)?;
-        let clips = (0..view.clips)
-            .map(|_| self.draw(view, index, &mut rng))
-            .collect::<Result<Vec<_>>>()?;
+        let clips = self.draw(view, index, &mut rng)?;
         let mut noise = stream(self.recipe.run.seed, Purpose::Noise, index);
         let drawn = self.recipe.sigma.stratified(clips.len(), &mut noise);
         let sigmas = (clips.iter().zip(drawn))
@@ -187,26 +188,45 @@ impl Source {
         Ok(&views[choose(&weights, rng)?])
     }
 
-    /// One of the clips that batch `index` may use.
-    fn draw(&self, view: &DitView, index: u64, rng: &mut Pcg64) -> Result<Arc<EncodedClip>> {
+    /// The clips of batch `index`; those that are not ready are rendered and encoded.
+    fn draw(
+        &self,
+        view: &DitView,
+        index: u64,
+        rng: &mut Pcg64,
+    ) -> Result<Vec<Arc<EncodedClip>>> {
         let window = self.recipe.window.max(1);
         let first = (index as f64 * view.clips as f64 / self.recipe.reuse.max(1.0)) as u64;
-        let number = first + rng.random_range(0..window);
-        let key = (view.size, view.frames, number);
-        if let Some(clip) = self.lock().get(&key) {
-            return Ok(clip.clone());
+        let numbers: Vec<u64> = (0..view.clips)
+            .map(|_| first + rng.random_range(0..window))
+            .collect();
+        let key = |number| (view.size, view.frames, number);
+        let mut found: HashMap<u64, Arc<EncodedClip>> = {
+            let ready = self.lock();
+            let ready = numbers.iter().map(|&n| (n, ready.get(&key(n)).cloned()));
+            ready.filter_map(|(n, clip)| Some((n, clip?))).collect()
+        };
+        let missing = numbers.iter().filter(|n| !found.contains_key(n));
+        let missing: Vec<u64> = missing.copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let together = if self.device.is_cpu() { 1 } else { TOGETHER };
+        for numbers in missing.chunks(together) {
+            let render = |&number: &u64| {
+                let seed = stream(self.recipe.run.seed, Purpose::Clips, number).random();
+                self.render(view, seed, Split::Train)
+            };
+            let rendered = numbers.iter().map(render).collect::<Result<Vec<_>>>()?;
+            for (&number, mut clip) in numbers.iter().zip(self.encode(rendered)?) {
+                clip.frames.clear();
+                found.insert(number, Arc::new(clip));
+            }
         }
-        let seed = stream(self.recipe.run.seed, Purpose::Clips, number).random();
-        let mut clip = self.encode(view, seed, Split::Train)?;
-        clip.frames.clear();
-        let clip = Arc::new(clip);
         let mut ready = self.lock();
         let gone = |(size, frames, number): &Key| {
             *size == view.size && *frames == view.frames && *number < first
         };
         ready.retain(|key, _| !gone(key));
-        ready.insert(key, clip.clone());
-        Ok(clip)
+        ready.extend(missing.iter().map(|&n| (key(n), found[&n].clone())));
+        Ok(numbers.iter().map(|n| found[n].clone()).collect())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<EncodedClip>>> {
@@ -214,29 +234,56 @@ impl Source {
         self.ready.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Renders and encodes a clip.
-    pub(crate) fn encode(&self, view: &DitView, seed: u64, split: Split) -> Result<EncodedClip> {
+    /// Renders a clip.
+    fn render(&self, view: &DitView, seed: u64, split: Split) -> Result<Rendered> {
         let what = ClipOf {
             seed,
             size: PixelSize::new(view.size[0], view.size[1]),
             frames: view.frames,
             audio: view.frames > 1,
         };
-        let rendered = self.recipe.world.render(what, split)?;
+        self.recipe.world.render(what, split)
+    }
+
+    /// A clip that is not for training.
+    pub(crate) fn held_out(&self, view: &DitView, seed: u64) -> Result<EncodedClip> {
+        let rendered = self.render(view, seed, Split::Heldout)?;
+        Ok(self.encode(vec![rendered])?.remove(0))
+    }
+
+    /// Encodes clips of one view together.
+    fn encode(&self, rendered: Vec<Rendered>) -> Result<Vec<EncodedClip>> {
+        let frames: Vec<&[Frame]> = rendered.iter().map(|r| &r.clip.frames[..]).collect();
+        let sounds: Vec<_> = (rendered.iter())
+            .filter_map(|r| r.clip.audio.as_ref())
+            .collect();
+        let each = |x: Tensor| -> Result<Vec<Tensor>> {
+            let x = x.detach().to_device(&Device::Cpu)?;
+            let apart = (0..x.dim(0)?).map(|i| x.narrow(0, i, 1)?.squeeze(0)?.copy());
+            Ok(apart.collect::<candle_core::Result<_>>()?)
+        };
+        let (videos, audios) = self.pool.install(|| -> Result<_> {
+            let videos = each(self.video_ae.encode_clips(&frames)?)?;
+            let audios = match sounds.is_empty() {
+                true => Vec::new(),
+                false => each(self.audio_ae.encode_clips(&sounds)?)?,
+            };
+            Ok((videos, audios))
+        })?;
         let languages = &self.recipe.languages;
         let known = |caption: &Caption| languages.contains_key(&caption.lang);
-        let clip = rendered.clip;
-        self.pool.install(|| {
-            let audio = clip.audio.as_ref().map(|audio| self.audio_ae.encode(audio));
-            let video = self.video_ae.encode(&clip.frames)?.detach();
-            Ok(EncodedClip {
-                motion: motion(&video)?,
-                video,
-                audio: audio.transpose()?.map(|audio| audio.detach()),
-                captions: rendered.captions.into_iter().filter(known).collect(),
-                frames: clip.frames,
+        let mut audios = audios.into_iter();
+        (rendered.into_iter().zip(videos))
+            .map(|(rendered, video)| {
+                Ok(EncodedClip {
+                    motion: motion(&video)?,
+                    video,
+                    audio: audios.next(),
+                    captions: rendered.captions.into_iter().filter(known).collect(),
+                    frames: rendered.clip.frames,
+                })
             })
-        })
+            .collect()
     }
 
     /// The ids of one of a clip's captions; none now and then, for guidance.
@@ -374,14 +421,18 @@ impl Source {
         let motion: Vec<Tensor> = pieces.iter().map(|piece| piece.motion.clone()).collect();
         let motion = match sequence.video_targets(&motion)? {
             Some(tokens) => tokens.mean(1)?,
-            None => Tensor::zeros(0, DType::F32, &self.device)?,
+            None => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
+        };
+        let there = |x: candle_core::Result<Option<Tensor>>| {
+            let x = x?.map(|x| x.to_device(&self.device));
+            x.transpose()
         };
         Ok(DitBatch {
-            motion,
-            video: sequence.video_tokens(&video(0))?,
-            video_target: sequence.video_targets(&video(1))?,
-            audio: sequence.pack(Modality::Audio, &audio(0))?,
-            audio_target: sequence.pack(Modality::Audio, &audio(1))?,
+            motion: motion.to_device(&self.device)?,
+            video: there(sequence.video_tokens(&video(0)))?,
+            video_target: there(sequence.video_targets(&video(1)))?,
+            audio: there(sequence.pack(Modality::Audio, &audio(0)))?,
+            audio_target: there(sequence.pack(Modality::Audio, &audio(1)))?,
             ids: (!ids.is_empty())
                 .then(|| Tensor::new(ids, &self.device))
                 .transpose()?,

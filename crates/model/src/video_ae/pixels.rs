@@ -1,6 +1,6 @@
 //! Frames <-> the patches that the video autoencoder reads and writes.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, PixelSize};
 
 use crate::{ModelError, Result};
@@ -26,50 +26,63 @@ pub fn latent_size(size: PixelSize) -> (usize, usize) {
 /// # Errors
 /// If frames are left over, or their sizes differ.
 pub fn frames_to_groups(frames: &[Frame], first: bool, device: &Device) -> Result<Tensor> {
+    clips_to_groups(&[frames], first, device)
+}
+
+/// [`frames_to_groups`] of several clips alike, one after another in the first dimension.
+///
+/// # Errors
+/// As there, or if the clips differ in length.
+pub fn clips_to_groups(clips: &[&[Frame]], first: bool, device: &Device) -> Result<Tensor> {
     let lone = usize::from(first);
-    if frames.len() < lone || !(frames.len() - lone).is_multiple_of(GROUP) || frames.is_empty() {
-        let what = format!("{} frames are not whole groups of {GROUP}", frames.len());
+    let count = clips.first().map_or(0, |frames| frames.len());
+    if count < lone || !(count - lone).is_multiple_of(GROUP) || count == 0 {
+        let what = format!("{count} frames are not whole groups of {GROUP}");
         return Err(ModelError::Config(what));
     }
-    let size = frames[0].size;
-    if frames.iter().any(|frame| frame.size != size) {
+    let size = clips[0][0].size;
+    if clips.iter().any(|frames| frames.len() != count) {
+        let what = "clips that are encoded together differ in length";
+        return Err(ModelError::Config(what.into()));
+    }
+    if clips.iter().any(|frames| frames.iter().any(|frame| frame.size != size)) {
         let what = "the frames of a clip differ in size";
         return Err(ModelError::Config(what.into()));
     }
-    let mut order: Vec<&Frame> = Vec::with_capacity(frames.len() + GROUP - 1);
-    if first {
-        order.extend([&frames[0]; GROUP - 1]);
-    }
-    order.extend(frames);
     let (width, height) = latent_size(size);
     let (w8, h8) = (width * STRIDE / PATCH_IN, height * STRIDE / PATCH_IN);
-    let groups = order.len() / GROUP;
+    let groups = (count + lone * (GROUP - 1)) / GROUP;
     let patch = PATCH_IN * PATCH_IN * 3;
-    let mut out = vec![0f32; groups * h8 * w8 * GROUP * patch];
-    for (row, cells) in out.chunks_exact_mut(w8 * GROUP * patch).enumerate() {
-        let (group, y8) = (row / h8, row % h8);
-        for (k, cell) in cells.chunks_exact_mut(patch).enumerate() {
-            let frame = order[group * GROUP + k % GROUP];
-            read_patch(frame, [k / GROUP * PATCH_IN, y8 * PATCH_IN], cell);
+    // Bytes, a quarter of what floats would be, are what a GPU is sent.
+    let mut out = vec![0u8; clips.len() * groups * h8 * w8 * GROUP * patch];
+    let clip_bytes = groups * h8 * w8 * GROUP * patch;
+    for (frames, out) in clips.iter().zip(out.chunks_exact_mut(clip_bytes)) {
+        let mut order: Vec<&Frame> = Vec::with_capacity(groups * GROUP);
+        if first {
+            order.extend([&frames[0]; GROUP - 1]);
+        }
+        order.extend(*frames);
+        for (row, cells) in out.chunks_exact_mut(w8 * GROUP * patch).enumerate() {
+            let (group, y8) = (row / h8, row % h8);
+            for (k, cell) in cells.chunks_exact_mut(patch).enumerate() {
+                let frame = order[group * GROUP + k % GROUP];
+                read_patch(frame, [k / GROUP * PATCH_IN, y8 * PATCH_IN], cell);
+            }
         }
     }
-    Ok(Tensor::from_vec(
-        out,
-        (1, groups, h8, w8, GROUP * patch),
-        device,
-    )?)
+    let shape = (clips.len(), groups, h8, w8, GROUP * patch);
+    let bytes = Tensor::from_vec(out, shape, device)?;
+    Ok(((bytes.to_dtype(DType::F32)? / 127.5)? - 1.0)?)
 }
 
 /// Copies an 8x8 patch, repeating the picture's edges.
-fn read_patch(frame: &Frame, [x0, y0]: [usize; 2], out: &mut [f32]) {
+fn read_patch(frame: &Frame, [x0, y0]: [usize; 2], out: &mut [u8]) {
     let PixelSize { width, height } = frame.size;
     for (dy, row) in out.chunks_exact_mut(PATCH_IN * 3).enumerate() {
         let y = (y0 + dy).min(height - 1);
         for (dx, rgb) in row.chunks_exact_mut(3).enumerate() {
             let i = (y * width + (x0 + dx).min(width - 1)) * 3;
-            for (value, &byte) in rgb.iter_mut().zip(&frame.rgb[i..i + 3]) {
-                *value = f32::from(byte) / 127.5 - 1.0;
-            }
+            rgb.copy_from_slice(&frame.rgb[i..i + 3]);
         }
     }
 }
