@@ -119,6 +119,10 @@ pub struct DitSize {
     pub depth: usize,
     /// Layers at each end with weights of their own a modality.
     pub outer: usize,
+    /// Numbers a head, which divide the width; 32, or 64 from a width of 256 on, where nothing is said. With a multiple of
+    /// eight heads every product of a GPU has sizes that it is fast at.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
     /// Layers, counted from 0, in which sound sees of the picture only what it is heard with.
     #[serde(default)]
     pub in_step: Vec<usize>,
@@ -130,6 +134,13 @@ pub struct DitSize {
 impl DitSize {
     fn config(&self, vocabulary: usize) -> Result<DitConfig> {
         let mut config = DitConfig::small(self.width, self.depth, self.outer, vocabulary);
+        if let Some(head_dim) = self.head_dim {
+            if head_dim == 0 || !self.width.is_multiple_of(head_dim) {
+                let what = format!("head_dim {head_dim} does not divide the width {}", self.width);
+                return Err(TrainError::Setting(what));
+            }
+            config = config.with_heads_of(head_dim);
+        }
         config.rope_theta = self.rope_theta.unwrap_or(config.rope_theta);
         for &i in &self.in_step {
             let what = || TrainError::Setting(format!("in_step: no layer {i} of {}", self.depth));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use crate::error::{Result, TrainError};
 
@@ -14,10 +14,22 @@ pub type MakeBatch<B> = Arc<dyn Fn(u64) -> Result<B> + Send + Sync>;
 
 /// An endless sequence of batches, made by threads; batch `i` comes `i`-th whoever made it.
 ///
-/// The threads end soon after it is dropped.
+/// Dropping it waits until the threads have ended, each after the batch that it is making: a GPU may not be used by a
+/// thread that outlives the program.
 pub struct BatchStream<B> {
     receivers: Vec<Receiver<Result<B>>>,
+    threads: Vec<JoinHandle<()>>,
     next: u64,
+}
+
+impl<B> Drop for BatchStream<B> {
+    fn drop(&mut self) {
+        self.receivers.clear();
+        for thread in self.threads.drain(..) {
+            // One that panicked was an error when its batch was asked for.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl<B: Send + 'static> BatchStream<B> {
@@ -25,17 +37,18 @@ impl<B: Send + 'static> BatchStream<B> {
     pub fn start(make: MakeBatch<B>, first: u64, workers: usize) -> Self {
         let workers = workers.max(1) as u64;
         // Worker w makes the batches that are w modulo the number of workers.
-        let receivers = (0..workers)
+        let (receivers, threads) = (0..workers)
             .map(|w| {
                 let (sender, receiver) = sync_channel(AHEAD);
                 let make = make.clone();
                 let begin = first + (w + workers - first % workers) % workers;
-                thread::spawn(move || work(&make, &sender, (begin, workers)));
-                receiver
+                let thread = thread::spawn(move || work(&make, &sender, (begin, workers)));
+                (receiver, thread)
             })
-            .collect();
+            .unzip();
         Self {
             receivers,
+            threads,
             next: first,
         }
     }

@@ -13,6 +13,8 @@ use crate::segments::Segments;
 
 /// What the length of a row is a multiple of.
 const WIDTH: usize = 16;
+/// Bytes that addresses of scales are a multiple of.
+const SCALE_ALIGNMENT: u64 = 16;
 /// Threads of the block that rounds a row.
 const THREADS: u32 = 128;
 /// Numbers that a block looks through for the greatest.
@@ -112,14 +114,27 @@ impl Part<'_> {
             to: self.to,
             scaling,
         };
-        let scales = [self.x.scale(gpu, first), self.w.scale(gpu, own)];
-        if gpu.multiply_bytes(&bytes(Scaling::Rows(scales)))? {
+        let [rows, output, _] = self.size;
+        let of_x = self.aligned(self.x.scale(gpu, first), rows)?;
+        let of_w = self.aligned(self.w.scale(gpu, own), output)?;
+        if gpu.multiply_bytes(&bytes(Scaling::Rows([of_x.0, of_w.0])))? {
             return Ok(true);
         }
         if !gpu.multiply_bytes(&bytes(Scaling::None))? {
             self.multiply_widened()?;
         }
         Ok(false)
+    }
+
+    /// Scales where cuBLASLt reads them, which is at multiples of 16 bytes: these or a copy.
+    fn aligned(&self, at: Address, count: usize) -> Result<(Address, Option<CudaSlice<f32>>)> {
+        if at.is_multiple_of(SCALE_ALIGNMENT) {
+            return Ok((at, None));
+        }
+        let copy = self.gpu.alloc::<f32>(count)?;
+        let to = self.gpu.address(&copy);
+        self.gpu.fill_rows(at, to, 1, count)?;
+        Ok((to, Some(copy)))
     }
 
     fn multiply_widened(&self) -> Result<()> {

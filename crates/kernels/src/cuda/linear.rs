@@ -53,14 +53,14 @@ pub fn linear(
     let e = extents(lx.dims(), lw.dims(), segments);
     let bytes = Gpu::width(precision);
     let bias = bias.map(|(b, lb)| floats(b, lb)).transpose()?;
+    let outputs = segments.groups() * e.output;
     if precision == Precision::Fp8 {
-        let outputs = segments.groups() * e.output;
         let x = Eight::new(&gpu, data(x, lx)?, (e.rows, e.input))?;
         let w = Eight::new(&gpu, data(w, lw)?, (outputs, e.input))?;
         return product(&gpu, [&x, &w], bias, segments);
     }
-    let x = gpu.operand(data(x, lx)?, e.rows * e.input, precision)?;
-    let w = gpu.operand(data(w, lw)?, lw.shape().elem_count(), precision)?;
+    let (x, pitch) = gpu.operand_rows(data(x, lx)?, (e.rows, e.input), precision)?;
+    let (w, _) = gpu.operand_rows(data(w, lw)?, (outputs, e.input), precision)?;
     let y = match segments.covers(e.rows) {
         true => gpu.alloc(e.rows * e.output)?,
         false => gpu.zeros(e.rows * e.output)?,
@@ -68,9 +68,10 @@ pub fn linear(
     for (range, group) in segments.parts() {
         let to = gpu.address(&y) + (4 * range.start * e.output) as u64;
         let mut gemm = Gemm {
-            size: [range.len(), e.output, e.input],
-            a: rows(x.at + (bytes * range.start * e.input) as u64, e.input),
-            b: turned(w.at + (bytes * group * e.output * e.input) as u64, e.input),
+            // What is behind the inputs is zero on both sides.
+            size: [range.len(), e.output, pitch],
+            a: rows(x.at + (bytes * range.start * pitch) as u64, pitch),
+            b: turned(w.at + (bytes * group * e.output * pitch) as u64, pitch),
             c: (to, e.output),
             beta: 0.0,
         };
@@ -96,13 +97,14 @@ pub fn linear_backward(
 ) -> Result<[Option<Tensor>; 3]> {
     let e = extents(x.dims(), w.dims(), segments);
     with_data([x, w, grad], |gpu, [x_data, w_data, dy_data]| {
-        let dy = gpu.operand(dy_data, e.rows * e.output, precision)?;
+        let (dy, pitch) = gpu.operand_rows(dy_data, (e.rows, e.output), precision)?;
+        let dy_rows = (dy.at, pitch);
         let for_x = x
             .track_op()
-            .then(|| grad_x(gpu, w_data, dy.at, e, segments, precision));
+            .then(|| grad_x(gpu, w_data, dy_rows, e, segments, precision));
         let for_w = w
             .track_op()
-            .then(|| grad_w(gpu, x_data, dy.at, e, segments, precision));
+            .then(|| grad_w(gpu, x_data, dy_rows, e, segments, precision));
         let for_bias = bias.map(|b| -> Result<Tensor> {
             let sums = sum_columns(gpu, dy_data.at, e.rows, e.output, segments)?;
             Ok(gpu.tensor(sums, b.dims()))
@@ -120,13 +122,13 @@ pub fn linear_backward(
 fn grad_x(
     gpu: &Gpu,
     w: Data,
-    dy: Address,
+    (dy, dy_pitch): (Address, usize),
     e: Extents,
     segments: &Segments,
     precision: Precision,
 ) -> Result<Tensor> {
     let bytes = Gpu::width(precision);
-    let w = gpu.operand(w, segments.groups() * e.output * e.input, precision)?;
+    let (w, pitch) = gpu.operand_rows(w, (segments.groups() * e.output, e.input), precision)?;
     let dx = match segments.covers(e.rows) {
         true => gpu.alloc(e.rows * e.input)?,
         false => gpu.zeros(e.rows * e.input)?,
@@ -134,8 +136,8 @@ fn grad_x(
     for (range, group) in segments.parts() {
         let gemm = Gemm {
             size: [range.len(), e.input, e.output],
-            a: rows(dy + (bytes * range.start * e.output) as u64, e.output),
-            b: rows(w.at + (bytes * group * e.output * e.input) as u64, e.input),
+            a: rows(dy + (bytes * range.start * dy_pitch) as u64, dy_pitch),
+            b: rows(w.at + (bytes * group * e.output * pitch) as u64, pitch),
             c: (
                 gpu.address(&dx) + (4 * range.start * e.input) as u64,
                 e.input,
@@ -151,19 +153,19 @@ fn grad_x(
 fn grad_w(
     gpu: &Gpu,
     x: Data,
-    dy: Address,
+    (dy, dy_pitch): (Address, usize),
     e: Extents,
     segments: &Segments,
     precision: Precision,
 ) -> Result<Tensor> {
     let bytes = Gpu::width(precision);
-    let x = gpu.operand(x, e.rows * e.input, precision)?;
+    let (x, pitch) = gpu.operand_rows(x, (e.rows, e.input), precision)?;
     let dw = gpu.zeros(segments.groups() * e.output * e.input)?;
     for (range, group) in segments.parts() {
         let gemm = Gemm {
             size: [e.output, e.input, range.len()],
-            a: turned(dy + (bytes * range.start * e.output) as u64, e.output),
-            b: rows(x.at + (bytes * range.start * e.input) as u64, e.input),
+            a: turned(dy + (bytes * range.start * dy_pitch) as u64, dy_pitch),
+            b: rows(x.at + (bytes * range.start * pitch) as u64, pitch),
             c: (
                 gpu.address(&dw) + (4 * group * e.output * e.input) as u64,
                 e.input,

@@ -218,6 +218,11 @@ impl Lt {
                 gpu.stream.cu_stream().cast(),
             )
         };
+        if let Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) = done {
+            // It found an algorithm, and does not run it.
+            self.chosen.insert(*problem, None);
+            return Ok(false);
+        }
         checked(done, &format!("{problem:?}"))?;
         Ok(true)
     }

@@ -14,7 +14,7 @@ use crate::segments::Segments;
 pub const ROWS: Text = Text::Rows(Precision::F32);
 
 /// Parts that long sums are cut into, and the fewest rows of one.
-const PARTS: usize = 1024;
+const PARTS: usize = 256;
 const LEAST: usize = 64;
 
 /// Where rows of heads lie: head h of row l begins at `l * stride + offset + h * width`.
@@ -150,10 +150,9 @@ pub fn total(
     width: usize,
     groups: usize,
 ) -> Result<Floats> {
-    let count = groups * width;
-    let out = gpu.alloc(count)?;
+    let out = gpu.alloc(groups * width)?;
     let at = gpu.address(&out);
-    let threads = Threads::each(count);
+    let threads = Threads::blocks((width.div_ceil(32), groups, 1), (32, 8), 0);
     launch!(
         gpu,
         ROWS,
@@ -163,7 +162,6 @@ pub fn total(
         owners,
         parts as i32,
         width as i32,
-        count as u64,
         at
     );
     Ok(out)

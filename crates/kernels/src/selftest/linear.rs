@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Case, EXACT, ROUNDED, case};
+use super::{Case, EIGHT, EXACT, ROUNDED, case};
 use crate::{Precision, Segments};
 
 /// Three groups, one with two ranges, one range between them that is nobody's.
@@ -79,7 +79,7 @@ pub fn eight_bits() -> Result<Vec<Case>> {
         };
         let outputs = segments.groups() * output;
         let shapes: [&[usize]; 3] = [&[rows, input], &[outputs, input], &[outputs]];
-        let mut case = case(format!("linear {name} Fp8"), &shapes, EXACT, move |x, _| {
+        let mut case = case(format!("linear {name} Fp8"), &shapes, EIGHT, move |x, _| {
             let bias = ragged_rows.then_some(&x[2]);
             crate::linear(&x[0], &x[1], bias, &segments, Precision::Fp8)
         })?;

@@ -149,17 +149,14 @@ impl DitConfig {
         config
     }
 
-    /// A model for one's own training, with `depth` layers of which `outer` at each end have weights a
-    /// modality; a quarter of the query heads are key and value heads where that divides.
+    /// A model for one's own training, with `depth` layers of which `outer` at each end have weights a modality.
     pub fn small(width: usize, depth: usize, outer: usize, vocabulary: usize) -> Self {
         let head_dim = if width >= 256 { 64 } else { 32 };
-        let heads = (width / head_dim).max(1);
-        let num_heads_kv = [4, 3, 2].into_iter().find(|n| heads.is_multiple_of(*n));
         Self {
             width,
             head_dim,
-            num_heads_q: heads,
-            num_heads_kv: num_heads_kv.map_or(1, |n| heads / n),
+            num_heads_q: 1,
+            num_heads_kv: 1,
             layers: sandwich(depth, outer),
             video_channels: 48,
             patch: [1, 1, 1],
@@ -171,6 +168,21 @@ impl DitConfig {
             positions: PositionStyle::V2,
             rope_theta: ROPE_THETA,
             local_frames: 0,
+        }
+        .with_heads_of(head_dim)
+    }
+
+    /// The same with as many heads of `head_dim` numbers as the width holds; a quarter of the query heads are key and value
+    /// heads where that divides.
+    #[must_use]
+    pub fn with_heads_of(self, head_dim: usize) -> Self {
+        let heads = (self.width / head_dim).max(1);
+        let num_heads_kv = [4, 3, 2].into_iter().find(|n| heads.is_multiple_of(*n));
+        Self {
+            head_dim,
+            num_heads_q: heads,
+            num_heads_kv: num_heads_kv.map_or(1, |n| heads / n),
+            ..self
         }
     }
 

@@ -15,6 +15,9 @@ use crate::error::Result;
 /// Numbers that are drawn; all weights are made of runs of them, since billions would take minutes.
 const DRAWN: usize = 1 << 20;
 
+/// What places where weights begin are a multiple of.
+const ALIGNED: usize = 64;
+
 /// A run of random numbers for each standard deviation, on the device.
 #[derive(Clone, Default)]
 pub(super) struct Drawn {
@@ -44,11 +47,13 @@ impl Drawn {
             Init::Uniform(bound) => bound / 3f64.sqrt(),
         };
         let run = self.run(deviation, device)?;
-        // Each begins somewhere else.
+        // Each begins somewhere else, where products can read whole words.
         let from = name
             .bytes()
             .fold(0usize, |sum, b| sum * 31 % DRAWN + b as usize)
-            % DRAWN;
+            % DRAWN
+            / ALIGNED
+            * ALIGNED;
         let count = shape.elem_count();
         let copies = vec![run; (from + count).div_ceil(DRAWN)];
         let numbers = Tensor::cat(&copies, 0)?.narrow(0, from, count)?;

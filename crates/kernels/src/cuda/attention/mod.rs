@@ -260,7 +260,8 @@ impl<'a> Call<'a> {
         let lists = Lists::of(gpu, self.plan, e.keys)?;
         let dq = gpu.zeros(e.queries * e.query_heads * e.head)?;
         let keys = e.keys * e.key_heads * e.head;
-        let (dk, dv) = (gpu.alloc(keys)?, gpu.alloc(keys)?);
+        let parts = e.query_heads / e.key_heads;
+        let (dk, dv) = (gpu.alloc(parts * keys)?, gpu.alloc(parts * keys)?);
         let [to_q, to_k, to_v] = [&dq, &dk, &dv].map(|slice| gpu.address(slice));
         let shared = self.shared(2 * self.columns().1 + 2 * TILE);
         let threads = Threads::blocks((lists.count, e.query_heads, 1), (THREADS, 1), shared);
@@ -282,8 +283,10 @@ impl<'a> Call<'a> {
             self.sizes(),
             to_q
         );
+        // And the logarithms and pulls of the tile's queries.
+        let shared = shared + 2 * self.columns().1 * size_of::<f32>();
         let threads = Threads::blocks(
-            (e.keys.div_ceil(TILE), e.key_heads, 1),
+            (e.keys.div_ceil(TILE), e.query_heads, 1),
             (THREADS, 1),
             shared,
         );
@@ -306,7 +309,24 @@ impl<'a> Call<'a> {
             to_k,
             to_v
         );
-        Ok([dq, dk, dv])
+        if parts == 1 {
+            return Ok([dq, dk, dv]);
+        }
+        let (sum_k, sum_v) = (gpu.alloc(keys)?, gpu.alloc(keys)?);
+        let sums = [&sum_k, &sum_v].map(|slice| gpu.address(slice));
+        launch!(
+            gpu,
+            self.text(),
+            "sum_key_parts",
+            Threads::each(keys),
+            to_k,
+            to_v,
+            parts as i32,
+            keys as u64,
+            sums[0],
+            sums[1]
+        );
+        Ok([dq, sum_k, sum_v])
     }
 }
 

@@ -354,15 +354,16 @@ struct Seen {
     int q, end, start, low, high, causal;
 };
 
-// dk and dv [keys, heads, width]. Tile t of ROWS keys has the entries offsets[t]..offsets[t + 1] of the list.
-// Grid (tiles of keys, key heads).
+// Parts of dk and dv, [query heads a key head, keys, key heads, width]: those of each query head. Tile t of ROWS keys has
+// the entries offsets[t]..offsets[t + 1] of the list. Grid (tiles of keys, query heads).
 KERNEL __launch_bounds__(WARPS *LANES)
     attention_keys_gradient(const E *q, const E *k, const E *v, const E *g, const float *lse, const float *along,
                             const Seen *list, const int *offsets, Logits how, Sizes s, float *dk, float *dv) {
     SHARED_BYTES(bytes);
     E *queries = (E *)bytes, *grads = queries + BACK * PITCH, *own = grads + BACK * PITCH, *values = own + ROWS * PITCH;
-    int key_head = blockIdx.y, lane = threadIdx.x % LANES, warp = threadIdx.x / LANES;
-    int first_key = blockIdx.x * ROWS, group = s.query_heads / s.key_heads;
+    float *sums = (float *)(values + ROWS * PITCH), *pulls = sums + BACK;
+    int head = blockIdx.y, group = s.query_heads / s.key_heads, key_head = head / group;
+    int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, first_key = blockIdx.x * ROWS;
     bring(own, k + (u64)key_head * s.keys * HEAD, first_key, s.keys, ROWS);
     bring(values, v + (u64)key_head * s.keys * HEAD, first_key, s.keys, ROWS);
     __syncthreads();
@@ -378,42 +379,61 @@ KERNEL __launch_bounds__(WARPS *LANES)
         for (int e = 0; e < 4; e++) sum_k[n][e] = sum_v[n][e] = 0.0f;
     }
 
-    for (int head = key_head * group; head < (key_head + 1) * group; head++) {
-        for (int entry = offsets[blockIdx.x]; entry < offsets[blockIdx.x + 1]; entry++) {
-            Seen seen = list[entry];
-            int begin = seen.q;
-            // The queries before the tile's first key see none of its keys.
-            int offset = (first_key > seen.low ? first_key : seen.low) - seen.low;
-            if (seen.causal && begin < seen.start + offset) begin = seen.start + offset;
-            for (int first = begin; first < seen.end; first += BACK) {
-                __syncthreads();
-                bring(queries, q + (u64)head * s.queries * HEAD, first, seen.end, BACK);
-                bring(grads, g + (u64)head * s.queries * HEAD, first, seen.end, BACK);
-                __syncthreads();
-                float z[BACK / 8][4], dp[BACK / 8][4];
-                times_rows<BACK / 8>(z, left, queries, lane);
-                times_rows<BACK / 8>(dp, left_values, grads, lane);
-#pragma unroll
-                for (int n = 0; n < BACK / 8; n++) {
-#pragma unroll
-                    for (int e = 0; e < 4; e++) {
-                        int query = first + n * 8 + lane % 4 * 2 + e % 2, key = rows[e / 2];
-                        bool is = query < seen.end && key >= seen.low && key < seen.high &&
-                                  (!seen.causal || key - seen.low <= query - seen.start);
-                        u64 at = (u64)head * s.queries + query;
-                        float p = is ? exp2f(logit(how, z[n][e]) - lse[at]) : 0.0f;
-                        float pull = is ? along[at] : 0.0f;
-                        dp[n][e] = product_gradient(how, z[n][e], p * (dp[n][e] - pull));
-                        z[n][e] = p;
-                    }
-                }
-                add_weighted<BACK / 8>(sum_v, z, grads, lane);
-                add_weighted<BACK / 8>(sum_k, dp, queries, lane);
+    q += (u64)head * s.queries * HEAD;
+    g += (u64)head * s.queries * HEAD;
+    lse += (u64)head * s.queries;
+    along += (u64)head * s.queries;
+    for (int entry = offsets[blockIdx.x]; entry < offsets[blockIdx.x + 1]; entry++) {
+        Seen seen = list[entry];
+        int begin = seen.q;
+        // The queries before the tile's first key see none of its keys.
+        int offset = (first_key > seen.low ? first_key : seen.low) - seen.low;
+        if (seen.causal && begin < seen.start + offset) begin = seen.start + offset;
+        for (int first = begin; first < seen.end; first += BACK) {
+            __syncthreads();
+            bring(queries, q, first, seen.end, BACK);
+            bring(grads, g, first, seen.end, BACK);
+            if (threadIdx.x < BACK) {
+                int query = first + threadIdx.x;
+                bool is = query < seen.end;
+                sums[threadIdx.x] = is ? lse[query] : -NONE;
+                pulls[threadIdx.x] = is ? along[query] : 0.0f;
             }
+            __syncthreads();
+            float z[BACK / 8][4], dp[BACK / 8][4];
+            times_rows<BACK / 8>(z, left, queries, lane);
+            times_rows<BACK / 8>(dp, left_values, grads, lane);
+#pragma unroll
+            for (int n = 0; n < BACK / 8; n++) {
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    int column = n * 8 + lane % 4 * 2 + e % 2, query = first + column, key = rows[e / 2];
+                    bool is = query < seen.end && key >= seen.low && key < seen.high &&
+                              (!seen.causal || key - seen.low <= query - seen.start);
+                    float p = is ? exp2f(logit(how, z[n][e]) - sums[column]) : 0.0f;
+                    dp[n][e] = product_gradient(how, z[n][e], p * (dp[n][e] - pulls[column]));
+                    z[n][e] = p;
+                }
+            }
+            add_weighted<BACK / 8>(sum_v, z, grads, lane);
+            add_weighted<BACK / 8>(sum_k, dp, queries, lane);
         }
     }
-    store(sum_k, dk, first_key + warp * 16, s.keys, key_head, s.key_heads, s.width, lane);
-    store(sum_v, dv, first_key + warp * 16, s.keys, key_head, s.key_heads, s.width, lane);
+    u64 part = (u64)(head % group) * s.keys * s.key_heads * s.width;
+    store(sum_k, dk + part, first_key + warp * 16, s.keys, key_head, s.key_heads, s.width, lane);
+    store(sum_v, dv + part, first_key + warp * 16, s.keys, key_head, s.key_heads, s.width, lane);
+}
+
+// The sums of `parts` parts of dk and of dv, `count` numbers each.
+KERNEL sum_key_parts(const float *dk, const float *dv, int parts, u64 count, float *sum_k, float *sum_v) {
+    if (AT >= count) return;
+    float k = 0.0f, v = 0.0f;
+    for (int part = 0; part < parts; part++) {
+        k += dk[part * count + AT];
+        v += dv[part * count + AT];
+    }
+    sum_k[AT] = k;
+    sum_v[AT] = v;
 }
 
 // The end of a self-attention layer's backward pass: the columns of v and of the gates of dqkv [L, stride].

@@ -109,6 +109,19 @@ KERNEL widen_bf16(const u16 *x, float *y, u64 count) {
     if (AT < count) y[AT] = from_bf16(x[AT]);
 }
 
+// Rows of `width` numbers to rows of `pitch`, with zeros behind; `count` numbers of the result.
+KERNEL round_rows(const float *x, u16 *y, int width, int pitch, u64 count) {
+    if (AT >= count) return;
+    u32 row = AT / pitch, column = AT % pitch;
+    y[AT] = column < width ? to_bf16(x[(u64)row * width + column]) : 0;
+}
+
+KERNEL pad_rows(const u16 *x, u16 *y, int width, int pitch, u64 count) {
+    if (AT >= count) return;
+    u32 row = AT / pitch, column = AT % pitch;
+    y[AT] = column < width ? x[(u64)row * width + column] : 0;
+}
+
 // The same row everywhere.
 KERNEL fill_rows(const float *row, float *y, u64 count, int width) {
     if (AT < count) y[AT] = row[AT % width];

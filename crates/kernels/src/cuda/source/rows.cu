@@ -191,13 +191,21 @@ KERNEL column_parts(const float *a, View va, const float *b, View vb, const floa
     }
 }
 
-// Then of the parts of each group; groups [P]. out [G, width], `count` numbers.
-KERNEL column_totals(const float *sums, const int *groups, int parts, int width, u64 count, float *out) {
-    if (AT >= count) return;
-    int group = AT / width;
+// Then of the parts of each group; groups [P]. Blocks of 32 columns and 8 rows of parts; grid (columns / 32, G).
+// out [G, width].
+KERNEL column_totals(const float *sums, const int *groups, int parts, int width, float *out) {
+    __shared__ float rows[8][33];
+    int column = blockIdx.x * 32 + threadIdx.x, group = blockIdx.y;
     float sum = 0.0f;
-    for (int p = 0; p < parts; p++) {
-        if (groups[p] == group) sum += sums[(u64)p * width + AT % width];
+    if (column < width) {
+        for (int p = threadIdx.y; p < parts; p += 8) {
+            if (groups[p] == group) sum += sums[(u64)p * width + column];
+        }
     }
-    out[AT] = sum;
+    rows[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y == 0 && column < width) {
+        for (int i = 1; i < 8; i++) sum += rows[i][threadIdx.x];
+        out[(u64)group * width + column] = sum;
+    }
 }
