@@ -37,7 +37,11 @@ fn mixed(rows: usize) -> Segments {
 fn rounded(t: &Tensor, precision: Precision) -> Tensor {
     match precision {
         Precision::F32 => t.clone(),
-        Precision::Bf16 => t.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+        Precision::Bf16 => t
+            .to_dtype(DType::BF16)
+            .unwrap()
+            .to_dtype(DType::F32)
+            .unwrap(),
         Precision::Fp8 => {
             let mut rows = t.to_vec2::<f32>().unwrap();
             for row in &mut rows {

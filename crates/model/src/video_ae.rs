@@ -23,7 +23,8 @@ use pixels::{PATCH_IN, PATCH_OUT};
 
 pub use blocks::Carry;
 pub use pixels::{
-    GROUP, STRIDE, clips_to_groups, frames_to_groups, groups_to_patches, latent_size, patches_to_frames,
+    GROUP, STRIDE, clips_to_groups, frames_to_groups, groups_to_patches, latent_size,
+    patches_to_frames,
 };
 pub use start::start_as_transform;
 

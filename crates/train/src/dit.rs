@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data::WorldRecipe;
+use crate::distil::{DistilRecipe, Teacher};
 use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
@@ -91,6 +92,9 @@ pub struct DitRecipe {
     pub reuse: f64,
     /// Clips that a batch draws from.
     pub window: u64,
+    /// What it learns guidance from, if it does: then captions and clips are as ever, but the velocities are a teacher's.
+    #[serde(default)]
+    pub distil: Option<DistilRecipe>,
     /// Weights to begin with, of the same size, their `tokenizer.json` beside them; random if missing.
     pub start: Option<PathBuf>,
     /// Length, threads, intervals.
@@ -136,7 +140,10 @@ impl DitSize {
         let mut config = DitConfig::small(self.width, self.depth, self.outer, vocabulary);
         if let Some(head_dim) = self.head_dim {
             if head_dim == 0 || !self.width.is_multiple_of(head_dim) {
-                let what = format!("head_dim {head_dim} does not divide the width {}", self.width);
+                let what = format!(
+                    "head_dim {head_dim} does not divide the width {}",
+                    self.width
+                );
                 return Err(TrainError::Setting(what));
             }
             config = config.with_heads_of(head_dim);
@@ -166,6 +173,7 @@ struct DitTask {
     held_out: Vec<EncodedClip>,
     /// Square roots of the weights of a video latent's channels, `[C]`.
     importance: Tensor,
+    teacher: Option<Teacher>,
 }
 
 /// Trains the transformer in `folder` and leaves `dit.safetensors` and `tokenizer.json` there.
@@ -199,7 +207,13 @@ pub fn train_dit(
     let clips: Vec<&Tensor> = clips.iter().collect();
     let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
     let importance = importance(&source.video_ae, &clips, recipe.importance, &mut rng)?;
-    source.levels.video = channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?;
+    let teacher = (recipe.distil.as_ref())
+        .map(|distil| Teacher::new(distil, &config, device))
+        .transpose()?;
+    source.levels.video = match &teacher {
+        Some(teacher) => teacher.shifts.clone(),
+        None => channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?,
+    };
     let mut about = BTreeMap::from([("config".to_string(), to_json(&config))]);
     if !source.levels.video.is_empty() {
         about.insert("video_shifts".to_string(), to_json(&source.levels.video));
@@ -209,6 +223,7 @@ pub fn train_dit(
         held_out,
         source: Arc::new(source),
         importance: importance.sqrt()?,
+        teacher,
     };
     if let Some(path) = &recipe.start {
         start_from(&vars, path, &["adapter.audio_phase.weight"])?;
@@ -313,7 +328,8 @@ impl Task for DitTask {
         Arc::new(move |index| source.batch(index))
     }
 
-    fn loss(&mut self, batch: DitBatch, _step: u64) -> Result<StepLoss> {
+    fn loss(&mut self, mut batch: DitBatch, _step: u64) -> Result<StepLoss> {
+        self.aim(&mut batch)?;
         let outputs = forward(&self.dit, &batch)?;
         self.judge(&batch, &outputs)
     }
@@ -355,6 +371,14 @@ fn forward(dit: &Dit, batch: &DitBatch) -> Result<Outputs> {
 }
 
 impl DitTask {
+    /// Where there is a teacher, its velocities become what the network should say.
+    fn aim(&self, batch: &mut DitBatch) -> Result<()> {
+        if let (Some(teacher), Some(unguided)) = (&self.teacher, batch.unguided.take()) {
+            [batch.video_target, batch.audio_target] = teacher.velocities(batch, &unguided)?;
+        }
+        Ok(())
+    }
+
     /// The losses of held-out clips at the noise levels that `levels` makes of each in turn, with the halves of the part
     /// that is `late` exchanged.
     fn at_levels(
@@ -364,7 +388,8 @@ impl DitTask {
     ) -> Result<Metrics> {
         let sigmas = LEVELS.iter().cycle().take(self.held_out.len());
         let sigmas = sigmas.map(|&sigma| levels(sigma).into()).collect();
-        let batch = self.source.fixed(&self.held_out, sigmas, late)?;
+        let mut batch = self.source.fixed(&self.held_out, sigmas, late)?;
+        self.aim(&mut batch)?;
         let outputs = forward(&self.dit, &batch)?;
         Ok(self.judge(&batch, &outputs)?.metrics)
     }

@@ -23,6 +23,7 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, choose};
+use crate::distil::Unguided;
 use crate::dit::DitRecipe;
 use crate::error::Result;
 use crate::motion::{motion, moving};
@@ -105,6 +106,8 @@ pub struct DitBatch {
     pub(crate) motion: Tensor,
     /// Noise levels, clip by clip.
     pub(crate) sigmas: Vec<Sigmas>,
+    /// For a teacher, if there is one.
+    pub(crate) unguided: Option<Unguided>,
 }
 
 /// One sample before packing.
@@ -149,7 +152,7 @@ impl Source {
         let pieces = (clips.iter().zip(&sigmas))
             .map(|(clip, &sigma)| self.piece(clip, sigma, &mut noise))
             .collect::<Result<Vec<_>>>()?;
-        self.pack(pieces, sigmas)
+        self.pack(pieces, sigmas, &mut noise)
     }
 
     /// The noise levels of a clip of so many latent frames, from the level `sigma` that was drawn.
@@ -189,12 +192,7 @@ impl Source {
     }
 
     /// The clips of batch `index`; those that are not ready are rendered and encoded.
-    fn draw(
-        &self,
-        view: &DitView,
-        index: u64,
-        rng: &mut Pcg64,
-    ) -> Result<Vec<Arc<EncodedClip>>> {
+    fn draw(&self, view: &DitView, index: u64, rng: &mut Pcg64) -> Result<Vec<Arc<EncodedClip>>> {
         let window = self.recipe.window.max(1);
         let first = (index as f64 * view.clips as f64 / self.recipe.reuse.max(1.0)) as u64;
         let numbers: Vec<u64> = (0..view.clips)
@@ -207,7 +205,11 @@ impl Source {
             ready.filter_map(|(n, clip)| Some((n, clip?))).collect()
         };
         let missing = numbers.iter().filter(|n| !found.contains_key(n));
-        let missing: Vec<u64> = missing.copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let missing: Vec<u64> = missing
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         let together = if self.device.is_cpu() { 1 } else { TOGETHER };
         for numbers in missing.chunks(together) {
             let render = |&number: &u64| {
@@ -395,7 +397,7 @@ impl Source {
                 self.noised(clip, Task::TextToClip, ids, (sigma, &mut rng))
             })
             .collect::<Result<Vec<_>>>()?;
-        self.pack(pieces, sigmas)
+        self.pack(pieces, sigmas, &mut rng)
     }
 
     /// The ids of a clip's first caption.
@@ -404,7 +406,33 @@ impl Source {
         Ok(self.tokenizer.encode(text)?)
     }
 
-    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<Sigmas>) -> Result<DitBatch> {
+    /// What a teacher sees besides: the clips without text, and noise in place of the pictures where there is a sound.
+    fn unguided(&self, pieces: &[Piece], rng: &mut Pcg64) -> Result<Unguided> {
+        let specs: Vec<SampleSpec> = (pieces.iter())
+            .map(|piece| {
+                let mut spec = piece.spec.clone();
+                spec.text = 0;
+                spec
+            })
+            .collect();
+        let sequence = TokenSequence::new(&self.config, &specs, &self.device)?;
+        let heard = sequence.count(Modality::Audio) > 0;
+        let noise = pieces.iter().filter(|_| heard);
+        let noise = noise.map(|piece| gaussian(rng, piece.video[0].shape(), &Device::Cpu));
+        let hidden = match noise.collect::<candle_core::Result<Vec<_>>>()? {
+            noise if noise.is_empty() => None,
+            noise => sequence.video_tokens(&noise)?,
+        };
+        Ok(Unguided {
+            hidden: hidden.map(|x| x.to_device(&self.device)).transpose()?,
+            sequence,
+        })
+    }
+
+    fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<Sigmas>, rng: &mut Pcg64) -> Result<DitBatch> {
+        let unguided = (self.recipe.distil.is_some())
+            .then(|| self.unguided(&pieces, rng))
+            .transpose()?;
         let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
         let sequence = TokenSequence::new(&self.config, &specs, &self.device)?;
         let video =
@@ -438,6 +466,7 @@ impl Source {
                 .transpose()?,
             sequence,
             sigmas,
+            unguided,
         })
     }
 }

@@ -8,6 +8,7 @@ mod audio_ae;
 mod checkpoint;
 mod curves;
 mod data;
+mod distil;
 mod dit;
 mod dit_data;
 mod dit_sample;
@@ -32,6 +33,7 @@ mod video_ae;
 
 pub use audio_ae::{AudioAeRecipe, AudioLoss, train_audio_ae};
 pub use data::{View, WorldRecipe};
+pub use distil::DistilRecipe;
 pub use dit::{DitRecipe, DitSize, Stage, train_dit};
 pub use dit_data::DitView;
 pub use error::{Result, TrainError};

@@ -45,7 +45,10 @@ pub fn clips_to_groups(clips: &[&[Frame]], first: bool, device: &Device) -> Resu
         let what = "clips that are encoded together differ in length";
         return Err(ModelError::Config(what.into()));
     }
-    if clips.iter().any(|frames| frames.iter().any(|frame| frame.size != size)) {
+    if clips
+        .iter()
+        .any(|frames| frames.iter().any(|frame| frame.size != size))
+    {
         let what = "the frames of a clip differ in size";
         return Err(ModelError::Config(what.into()));
     }

@@ -1,0 +1,260 @@
+//! Guidance, learned: a student whose one evaluation gives what its teacher needs three for.
+//!
+//! The target is not a clip's own velocity but the one that sampling with guidance would follow from the same noisy
+//! clip (Meng et al., arXiv 2210.03142, stage one): away from the teacher's velocity without text and, for the sound,
+//! away from that beside a picture of noise.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use gallop_model::dit::{Batch, Dit, DitConfig, Text};
+use gallop_model::tokens::{Modality, TokenSequence};
+use gallop_model::{WeightFiles, Weights};
+use serde::{Deserialize, Serialize};
+
+use crate::dit_data::{DitBatch, Sigmas};
+use crate::error::{Result, TrainError};
+
+/// Noise levels of the picture and of the sound above which a sound is not pushed towards its picture: there the one
+/// shows nothing, and the other hardly moves. As sampling has it.
+const HIDDEN: [f64; 2] = [0.9, 0.94];
+
+/// What a student learns from, and how its teacher would be sampled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistilRecipe {
+    /// Weights of the teacher, of the student's size.
+    pub teacher: PathBuf,
+    /// Its guidance for the picture.
+    pub guidance: f64,
+    /// Its guidance for the sound.
+    pub audio_guidance: f64,
+    /// How far it pushes the sound towards the picture; 0 for not at all.
+    #[serde(default)]
+    pub picture_guidance: f64,
+}
+
+/// What a batch is besides for a teacher.
+pub(crate) struct Unguided {
+    /// The same clips without text.
+    pub sequence: TokenSequence,
+    /// Noise in place of the pictures, `[Lv, C]`.
+    pub hidden: Option<Tensor>,
+}
+
+pub(crate) struct Teacher {
+    dit: Dit,
+    recipe: DistilRecipe,
+    /// Its video channels' shifts of noise levels.
+    pub shifts: Vec<f64>,
+}
+
+impl Teacher {
+    /// Reads its weights.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are of another network than the student's.
+    pub fn new(recipe: &DistilRecipe, student: &DitConfig, device: &Device) -> Result<Self> {
+        let path = &recipe.teacher;
+        let files = WeightFiles::open(path)?;
+        let damaged = |why: String| TrainError::Setting(format!("{}: {why}", path.display()));
+        let config: DitConfig = serde_json::from_str(files.metadata("config").unwrap_or_default())
+            .map_err(|e| damaged(e.to_string()))?;
+        if config != *student {
+            return Err(damaged(
+                "the teacher is another network than the student".into(),
+            ));
+        }
+        let shifts = files.metadata("video_shifts").map(serde_json::from_str);
+        let shifts = shifts.transpose().map_err(|e| damaged(e.to_string()))?;
+        let weights = Weights::files(Arc::new(files), device);
+        Ok(Self {
+            dit: Dit::new(&config, &weights)?,
+            recipe: recipe.clone(),
+            shifts: shifts.unwrap_or_default(),
+        })
+    }
+
+    /// The velocities that sampling would follow from a batch, of its video and of its audio tokens.
+    pub fn velocities(&self, batch: &DitBatch, beside: &Unguided) -> Result<[Option<Tensor>; 2]> {
+        let DistilRecipe {
+            guidance,
+            audio_guidance,
+            picture_guidance,
+            ..
+        } = self.recipe;
+        let with = self.forward((&batch.sequence, batch), batch.video.clone(), true)?;
+        let without = self.forward((&beside.sequence, batch), batch.video.clone(), false)?;
+        let push = |[with, without]: [&Option<Tensor>; 2], scale: f64| -> Result<_> {
+            let (Some(with), Some(without)) = (with, without) else {
+                return Ok(None);
+            };
+            Ok(Some((without + (with - without)?.affine(scale, 0.0)?)?))
+        };
+        let video = push([&with[0], &without[0]], guidance)?;
+        let mut audio = push([&with[1], &without[1]], audio_guidance)?;
+        if let (Some(sound), Some(with), Some(hidden)) = (&audio, &with[1], &beside.hidden)
+            && picture_guidance != 0.0
+        {
+            let hidden = self.forward((&batch.sequence, batch), Some(hidden.clone()), true)?;
+            if let [_, Some(hidden)] = hidden {
+                let felt = felt(batch, sound.device())?.affine(picture_guidance, 0.0)?;
+                let push = (with - hidden)?.broadcast_mul(&felt.unsqueeze(1)?)?;
+                audio = Some((sound + push)?);
+            }
+        }
+        Ok([video, audio].map(|x| x.map(|x| x.detach())))
+    }
+
+    fn forward(
+        &self,
+        (sequence, batch): (&TokenSequence, &DitBatch),
+        video: Option<Tensor>,
+        text: bool,
+    ) -> Result<[Option<Tensor>; 2]> {
+        let outputs = self.dit.forward(&Batch {
+            sequence,
+            video,
+            audio: batch.audio.clone(),
+            text: batch.ids.clone().filter(|_| text).map(Text::Ids),
+            predict_text: false,
+        })?;
+        Ok([outputs.video, outputs.audio])
+    }
+}
+
+/// 1 for audio tokens that are pushed towards their picture, 0 for others, `[La]`.
+fn felt(batch: &DitBatch, device: &Device) -> Result<Tensor> {
+    let mut all = Vec::with_capacity(batch.sequence.count(Modality::Audio));
+    for (i, &Sigmas { video, audio, .. }) in batch.sigmas.iter().enumerate() {
+        let tokens = batch.sequence.local_rows(i, Modality::Audio).len();
+        let is = video < HIDDEN[0] && audio < HIDDEN[1];
+        all.extend(std::iter::repeat_n(f32::from(u8::from(is)), tokens));
+    }
+    Ok(Tensor::new(all, device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, IndexOp};
+    use gallop_core::LatentShape;
+    use gallop_diffusion::gaussian;
+    use gallop_kernels::Precision;
+    use gallop_model::Vars;
+    use gallop_model::tokens::{SampleSpec, Task};
+    use rand::SeedableRng;
+    use rand_pcg::Pcg64;
+
+    const SHAPE: LatentShape = LatentShape {
+        frames: 2,
+        height: 2,
+        width: 3,
+        audio: 5,
+    };
+    const TEXT: usize = 3;
+
+    fn specs(text: usize) -> [SampleSpec; 2] {
+        [(); 2].map(|()| SampleSpec::new(Task::TextToClip, SHAPE, text))
+    }
+
+    /// Two clips, the second nearly noise.
+    fn batch(config: &DitConfig, rng: &mut Pcg64) -> Result<(DitBatch, Unguided)> {
+        let cpu = &Device::Cpu;
+        let places = 2 * SHAPE.frames * SHAPE.height * SHAPE.width;
+        let video = [(); 2].map(|()| gaussian(rng, (places, config.video_channels), cpu));
+        let [video, hidden] = video;
+        let ids: Vec<u32> = (0..2 * TEXT as u32).collect();
+        let batch = DitBatch {
+            sequence: TokenSequence::new(config, &specs(TEXT), cpu)?,
+            video: Some(video?),
+            video_target: None,
+            audio: Some(gaussian(
+                rng,
+                (2 * SHAPE.audio, config.audio_channels),
+                cpu,
+            )?),
+            audio_target: None,
+            ids: Some(Tensor::new(ids, cpu)?),
+            motion: Tensor::zeros(places, DType::F32, cpu)?,
+            sigmas: vec![[0.5, 0.6].into(), [0.95, 0.99].into()],
+            unguided: None,
+        };
+        let beside = Unguided {
+            sequence: TokenSequence::new(config, &specs(0), cpu)?,
+            hidden: Some(hidden?),
+        };
+        Ok((batch, beside))
+    }
+
+    /// The velocities of clip `i` alone.
+    fn alone(
+        dit: &Dit,
+        batch: &DitBatch,
+        video: &Tensor,
+        (i, text): (usize, bool),
+    ) -> Result<[Tensor; 2]> {
+        let spec = &specs(if text { TEXT } else { 0 })[..1];
+        let half = |x: &Tensor| x.chunk(2, 0).map(|halves| halves[i].clone());
+        let ids = batch.ids.as_ref().filter(|_| text).map(half).transpose()?;
+        let outputs = dit.forward(&Batch {
+            sequence: &TokenSequence::new(dit.config(), spec, &Device::Cpu)?,
+            video: Some(half(video)?),
+            audio: batch.audio.as_ref().map(half).transpose()?,
+            text: ids.map(Text::Ids),
+            predict_text: false,
+        })?;
+        Ok([outputs.video, outputs.audio].map(|x| x.expect("both are there")))
+    }
+
+    #[test]
+    fn targets_are_what_sampling_would_follow() -> Result<()> {
+        let config = DitConfig::small(64, 2, 1, 20);
+        let vars = Vars::default();
+        let weights = Weights::vars(&vars, Some(5), &Device::Cpu);
+        let dit = Dit::new(&config, &weights)?;
+        // The last maps begin as zeros.
+        let mut rng = Pcg64::seed_from_u64(1);
+        for (_, var) in vars.all() {
+            let noise = gaussian(&mut rng, var.shape(), &Device::Cpu)?;
+            var.set(&(var.as_tensor() + (noise * 0.05)?)?)?;
+        }
+        let teacher = Teacher {
+            dit: dit.with_precision(Precision::F32),
+            recipe: DistilRecipe {
+                teacher: PathBuf::new(),
+                guidance: 3.0,
+                audio_guidance: 1.5,
+                picture_guidance: 2.0,
+            },
+            shifts: Vec::new(),
+        };
+        let (batch, beside) = batch(&config, &mut rng)?;
+        let [video, audio] = teacher
+            .velocities(&batch, &beside)?
+            .map(|x| x.expect("both"));
+        let (seen, hidden) = (batch.video.as_ref(), beside.hidden.as_ref());
+        let [seen, hidden] = [seen, hidden].map(|x| x.expect("given above"));
+        for i in 0..2 {
+            let with = alone(&teacher.dit, &batch, seen, (i, true))?;
+            let without = alone(&teacher.dit, &batch, seen, (i, false))?;
+            let beside_noise = alone(&teacher.dit, &batch, hidden, (i, true))?;
+            let guided = |part: usize, scale: f64| {
+                &without[part] + ((&with[part] - &without[part])? * scale)?
+            };
+            let mut sound = guided(1, 1.5)?;
+            if i == 0 {
+                sound = (sound + ((&with[1] - &beside_noise[1])? * 2.0)?)?;
+            }
+            for (got, want) in [(&video, guided(0, 3.0)?), (&audio, sound)] {
+                let rows = want.dim(0)?;
+                let gap = (got.i(i * rows..(i + 1) * rows)? - &want)?;
+                let size = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f32>();
+                let error = (size(&gap)? / size(&want)?).sqrt();
+                assert!(error < 1e-5, "clip {i}: {error}");
+            }
+        }
+        Ok(())
+    }
+}
