@@ -37,8 +37,9 @@ fn recipes_can_be_read() {
         recipe::<AudioAeRecipe>(&format!("{name}-audio-ae"));
         recipe::<DitRecipe>(&format!("{name}-dit"));
     }
-    recipe::<DitRecipe>("foal-dit-sync");
-    recipe::<DitRecipe>("foal-dit-spectrum");
+    for name in ["sync", "spectrum", "narrow", "step", "ball", "lead", "large", "guided"] {
+        recipe::<DitRecipe>(&format!("foal-dit-{name}"));
+    }
     recipe::<VideoAeRecipe>("foal-video-decoder");
     recipe::<AudioAeRecipe>("foal-audio-decoder");
 }
