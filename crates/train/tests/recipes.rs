@@ -37,7 +37,9 @@ fn recipes_can_be_read() {
         recipe::<AudioAeRecipe>(&format!("{name}-audio-ae"));
         recipe::<DitRecipe>(&format!("{name}-dit"));
     }
-    for name in ["sync", "spectrum", "narrow", "step", "ball", "lead", "large", "guided"] {
+    for name in [
+        "sync", "spectrum", "narrow", "step", "ball", "lead", "large", "guided",
+    ] {
         recipe::<DitRecipe>(&format!("foal-dit-{name}"));
     }
     recipe::<VideoAeRecipe>("foal-video-decoder");
