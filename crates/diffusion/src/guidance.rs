@@ -113,6 +113,16 @@ impl Guidance {
     }
 }
 
+/// Above this noise level a picture shows nothing.
+const SHOWS_NOTHING: f64 = 0.9;
+/// Above this noise level a sound is moved by little of itself: a push there costs as much as below and is hardly felt.
+const STILL_NOISE: f64 = 0.94;
+
+/// Whether a push of the sound towards its picture does anything, at these noise levels of the two.
+pub fn push_is_felt(picture: f64, sound: f64) -> bool {
+    picture < SHOWS_NOTHING && sound < STILL_NOISE
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

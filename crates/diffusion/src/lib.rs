@@ -17,7 +17,7 @@ mod schedule;
 mod training;
 mod unipc;
 
-pub use guidance::{Guidance, Scale};
+pub use guidance::{Guidance, Scale, push_is_felt};
 pub use levels::Levels;
 pub use loss::{flow_matching, next_token};
 pub use noise::gaussian;

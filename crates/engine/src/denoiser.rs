@@ -2,18 +2,12 @@
 
 use candle_core::{Result, Tensor};
 use gallop_core::{Cancel, LatentShape, Progress};
-use gallop_diffusion::{Field, Guidance, Levels, shifted};
+use gallop_diffusion::{Field, Guidance, Levels, push_is_felt, shifted};
 use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, SampleSpec, Task, TokenSequence};
 
 /// Why [`Field::velocity`] stopped when the user asked it to.
 pub(crate) const CANCELLED: &str = "cancelled";
-
-/// Above this noise level a picture shows nothing.
-const SHOWS_NOTHING: f64 = 0.9;
-/// Steps that end above this noise level of the sound move it, all together, by little of itself: a push there costs as
-/// much as below and is hardly felt.
-const STILL_NOISE: f64 = 0.94;
 
 /// Velocities of one clip, with or without guidance. The state is what [`Levels::split`] makes of video latents
 /// [F, H, W, C] and, unless the clip is silent, audio latents [A, C].
@@ -107,7 +101,7 @@ impl Denoiser<'_> {
     fn is_felt(&self, sigma: f64) -> bool {
         let end = self.sigmas.iter().find(|&&later| later < sigma);
         let sound = self.level(self.pictures, end.copied().unwrap_or(0.0));
-        sigma < SHOWS_NOTHING && sound < STILL_NOISE
+        push_is_felt(sigma, sound)
     }
 
     /// Pushes the sound's velocity in `out` towards the picture: away from that beside a hidden one, by as much as `cond`,

@@ -11,7 +11,6 @@ mod spectrum;
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Audio, SAMPLES_PER_FRAME};
 use gallop_kernels::Precision;
-use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::ae_layers::{Conv, ConvShape, Linear, Norm};
@@ -154,14 +153,12 @@ impl AudioAe {
             .flat_map(|audio| analyse(audio, count))
             .collect();
         let shape = (sounds.len(), count * HOPS, FEATURES);
-        let levels = match (self.precision, self.device.is_cpu()) {
+        let mut levels = Tensor::from_vec(levels, shape, &Device::Cpu)?;
+        if self.precision == Precision::Bf16 && !self.device.is_cpu() {
             // The first product rounds them anyway; half the bytes go to the GPU.
-            (Precision::Bf16, false) => {
-                let halves: Vec<bf16> = levels.iter().map(|&x| bf16::from_f32(x)).collect();
-                Tensor::from_vec(halves, shape, &self.device)?.to_dtype(DType::F32)?
-            }
-            _ => Tensor::from_vec(levels, shape, &self.device)?,
-        };
+            levels = levels.to_dtype(DType::BF16)?;
+        }
+        let levels = levels.to_device(&self.device)?.to_dtype(DType::F32)?;
         let latents = self.encode_levels(&levels)?;
         Ok(latents
             .broadcast_sub(&self.mean)?

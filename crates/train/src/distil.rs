@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use gallop_diffusion::{Guidance, push_is_felt};
 use gallop_model::dit::{Batch, Dit, DitConfig, Text};
 use gallop_model::tokens::{Modality, TokenSequence};
 use gallop_model::{WeightFiles, Weights};
@@ -15,10 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dit_data::{DitBatch, Sigmas};
 use crate::error::{Result, TrainError};
-
-/// Noise levels of the picture and of the sound above which a sound is not pushed towards its picture: there the one
-/// shows nothing, and the other hardly moves. As sampling has it.
-const HIDDEN: [f64; 2] = [0.9, 0.94];
+use crate::export::config_of;
 
 /// What a student learns from, and how its teacher would be sampled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,9 +57,7 @@ impl Teacher {
         let path = &recipe.teacher;
         let files = WeightFiles::open(path)?;
         let damaged = |why: String| TrainError::Setting(format!("{}: {why}", path.display()));
-        let config: DitConfig = serde_json::from_str(files.metadata("config").unwrap_or_default())
-            .map_err(|e| damaged(e.to_string()))?;
-        if config != *student {
+        if config_of::<DitConfig>(&files, path)? != *student {
             return Err(damaged(
                 "the teacher is another network than the student".into(),
             ));
@@ -70,7 +66,7 @@ impl Teacher {
         let shifts = shifts.transpose().map_err(|e| damaged(e.to_string()))?;
         let weights = Weights::files(Arc::new(files), device);
         Ok(Self {
-            dit: Dit::new(&config, &weights)?,
+            dit: Dit::new(student, &weights)?,
             recipe: recipe.clone(),
             shifts: shifts.unwrap_or_default(),
         })
@@ -86,14 +82,17 @@ impl Teacher {
         } = self.recipe;
         let with = self.forward((&batch.sequence, batch), batch.video.clone(), true)?;
         let without = self.forward((&beside.sequence, batch), batch.video.clone(), false)?;
-        let push = |[with, without]: [&Option<Tensor>; 2], scale: f64| -> Result<_> {
-            let (Some(with), Some(without)) = (with, without) else {
+        let push = |part: usize, scale: f64| -> Result<_> {
+            let (Some(with), Some(without)) = (&with[part], &without[part]) else {
                 return Ok(None);
             };
-            Ok(Some((without + (with - without)?.affine(scale, 0.0)?)?))
+            let [with, without] = [with, without].map(std::slice::from_ref);
+            // Such a scale is the same at every level.
+            Ok(Guidance::constant(scale, 1)
+                .apply(with, without, 0.0)?
+                .pop())
         };
-        let video = push([&with[0], &without[0]], guidance)?;
-        let mut audio = push([&with[1], &without[1]], audio_guidance)?;
+        let (video, mut audio) = (push(0, guidance)?, push(1, audio_guidance)?);
         if let (Some(sound), Some(with), Some(hidden)) = (&audio, &with[1], &beside.hidden)
             && picture_guidance != 0.0
         {
@@ -129,8 +128,8 @@ fn felt(batch: &DitBatch, device: &Device) -> Result<Tensor> {
     let mut all = Vec::with_capacity(batch.sequence.count(Modality::Audio));
     for (i, &Sigmas { video, audio, .. }) in batch.sigmas.iter().enumerate() {
         let tokens = batch.sequence.local_rows(i, Modality::Audio).len();
-        let is = video < HIDDEN[0] && audio < HIDDEN[1];
-        all.extend(std::iter::repeat_n(f32::from(u8::from(is)), tokens));
+        let is = f32::from(u8::from(push_is_felt(video, audio)));
+        all.extend(std::iter::repeat_n(is, tokens));
     }
     Ok(Tensor::new(all, device)?)
 }

@@ -23,7 +23,7 @@ use crate::distil::{DistilRecipe, Teacher};
 use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
-use crate::export::{small, start_from};
+use crate::export::{config_of, small, start_from};
 use crate::importance::{channel_shifts, importance};
 use crate::metrics::Metrics;
 use crate::optimiser::Optimiser;
@@ -304,9 +304,7 @@ fn source(
 /// An autoencoder's configuration and weights.
 fn open<C: DeserializeOwned>(path: &Path, device: &Device) -> Result<(C, Weights)> {
     let files = WeightFiles::open(path)?;
-    let config = files.metadata("config").unwrap_or_default();
-    let config = serde_json::from_str(config)
-        .map_err(|e| TrainError::Setting(format!("{}: {e}", path.display())))?;
+    let config = config_of(&files, path)?;
     Ok((config, Weights::files(Arc::new(files), device)))
 }
 

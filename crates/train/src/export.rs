@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::{D, DType, Tensor};
 use gallop_model::{Vars, WeightFiles, save_weights};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Result, TrainError};
 
@@ -35,6 +36,15 @@ pub(crate) fn export(vars: &Vars, config: &impl Serialize, path: &Path) -> Resul
     let config = serde_json::to_string(config).expect("a configuration is plain data");
     let about = BTreeMap::from([("config".to_string(), config)]);
     Ok(save_weights(path, small(vars)?, &about)?)
+}
+
+/// The configuration of a network, from the header of its weights.
+///
+/// # Errors
+/// If there is none, or it is of another kind.
+pub(crate) fn config_of<C: DeserializeOwned>(files: &WeightFiles, path: &Path) -> Result<C> {
+    serde_json::from_str(files.metadata("config").unwrap_or_default())
+        .map_err(|e| TrainError::Setting(format!("{}: {e}", path.display())))
 }
 
 /// Gives trainable weights the values of a file of the same network.

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use gallop_core::{Cancel, Frame, PixelSize, Progress};
 use gallop_kernels::Precision;
 use gallop_model::video_ae::{
-    GROUP, VideoAe, VideoAeConfig, frames_to_groups, groups_to_patches, start_as_transform,
+    GROUP, VideoAe, VideoAeConfig, clips_to_groups, groups_to_patches, start_as_transform,
 };
 use gallop_model::{Vars, Weights};
 use gallop_world::Split;
@@ -213,10 +213,11 @@ fn make_batch(source: &Source, index: u64) -> Result<VideoBatch> {
                 Some(crop) => cut(&frames, pixel_size(crop), &mut rng),
                 None => frames.clone(),
             };
-            clips.push(frames_to_groups(&frames, true, &Device::Cpu)?);
+            clips.push(frames);
         }
     }
-    let groups = Tensor::cat(&clips, 0)?;
+    let clips: Vec<&[Frame]> = clips.iter().map(Vec::as_slice).collect();
+    let groups = clips_to_groups(&clips, true, &Device::Cpu)?;
     Ok(VideoBatch { groups, index })
 }
 

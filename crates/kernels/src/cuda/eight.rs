@@ -5,7 +5,7 @@ use candle_core::{CudaStorage, Result};
 
 use super::cudnn::{SCALE_STEP, SCALES};
 use super::gpu::{Address, Data, Gpu, Text, Threads, launch};
-use super::lt::{Bytes, Scaling};
+use super::lt::{ALIGNMENT, Bytes, Scaling};
 use super::product::{Gemm, Matrix};
 use crate::attention::Extents;
 use crate::gemm::Precision;
@@ -13,8 +13,6 @@ use crate::segments::Segments;
 
 /// What the length of a row is a multiple of.
 const WIDTH: usize = 16;
-/// Bytes that addresses of scales are a multiple of.
-const SCALE_ALIGNMENT: u64 = 16;
 /// Threads of the block that rounds a row.
 const THREADS: u32 = 128;
 /// Numbers that a block looks through for the greatest.
@@ -126,9 +124,9 @@ impl Part<'_> {
         Ok(false)
     }
 
-    /// Scales where cuBLASLt reads them, which is at multiples of 16 bytes: these or a copy.
+    /// Scales where cuBLASLt reads them: these or a copy.
     fn aligned(&self, at: Address, count: usize) -> Result<(Address, Option<CudaSlice<f32>>)> {
-        if at.is_multiple_of(SCALE_ALIGNMENT) {
+        if at.is_multiple_of(u64::from(ALIGNMENT)) {
             return Ok((at, None));
         }
         let copy = self.gpu.alloc::<f32>(count)?;

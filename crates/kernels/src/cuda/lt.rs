@@ -14,8 +14,8 @@ use super::product::Gemm;
 
 /// Memory that algorithms may use besides, as large as NVIDIA advises for Hopper.
 const WORKSPACE: usize = 32 << 20;
-/// What all addresses are a multiple of, where bytes or numbers of 16 bits are multiplied.
-const ALIGNMENT: u32 = 16;
+/// What all addresses are a multiple of, where bytes or numbers of 16 bits are multiplied, those of scales too.
+pub const ALIGNMENT: u32 = 16;
 /// What the number of outputs must be a multiple of for bytes.
 const OUTPUTS: usize = 16;
 

@@ -5,12 +5,13 @@ use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 
 use super::gpu::{Address, Data, Floats, Gpu, Threads, launch};
+use super::lt::ALIGNMENT;
 use super::pointwise::POINTWISE;
 use crate::gemm::Precision;
 
 /// Rows that do not begin at multiples of so many bf16 numbers, 16 bytes, are multiplied by kernels that are a fifth as
 /// fast (H200, cuBLAS 13.0).
-const FAST: usize = 8;
+const FAST: usize = ALIGNMENT as usize / 2;
 
 /// Numbers for products, in the precision of the products, and the memory that was made for them.
 pub struct Operand {

@@ -135,17 +135,17 @@ pub fn sum_parts(
     );
     total(
         gpu,
-        (at, gpu.address(&owners)),
+        (at, Some(gpu.address(&owners))),
         count,
         width,
         segments.groups(),
     )
 }
 
-/// Sums the parts of each group.
+/// Sums the parts of each group, whose owners tell which it is of; none where there is one group.
 pub fn total(
     gpu: &Gpu,
-    (sums, owners): (Address, Address),
+    (sums, owners): (Address, Option<Address>),
     parts: usize,
     width: usize,
     groups: usize,
@@ -159,7 +159,7 @@ pub fn total(
         "column_totals",
         threads,
         sums,
-        owners,
+        owners.unwrap_or(0),
         parts as i32,
         width as i32,
         at

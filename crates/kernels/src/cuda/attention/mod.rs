@@ -8,7 +8,7 @@ use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
 
 use super::dense::{Job, Split, Wish};
 use super::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
-use super::rows::View;
+use super::rows::{View, total};
 use crate::attention::{AttentionBlock, AttentionPlan, Extents};
 use crate::gemm::Precision;
 use lists::Lists;
@@ -312,21 +312,8 @@ impl<'a> Call<'a> {
         if parts == 1 {
             return Ok([dq, dk, dv]);
         }
-        let (sum_k, sum_v) = (gpu.alloc(keys)?, gpu.alloc(keys)?);
-        let sums = [&sum_k, &sum_v].map(|slice| gpu.address(slice));
-        launch!(
-            gpu,
-            self.text(),
-            "sum_key_parts",
-            Threads::each(keys),
-            to_k,
-            to_v,
-            parts as i32,
-            keys as u64,
-            sums[0],
-            sums[1]
-        );
-        Ok([dq, sum_k, sum_v])
+        let sum = |parts_at| total(gpu, (parts_at, None), parts, keys, 1);
+        Ok([dq, sum(to_k)?, sum(to_v)?])
     }
 }
 

@@ -424,18 +424,6 @@ KERNEL __launch_bounds__(WARPS *LANES)
     store(sum_v, dv + part, first_key + warp * 16, s.keys, key_head, s.key_heads, s.width, lane);
 }
 
-// The sums of `parts` parts of dk and of dv, `count` numbers each.
-KERNEL sum_key_parts(const float *dk, const float *dv, int parts, u64 count, float *sum_k, float *sum_v) {
-    if (AT >= count) return;
-    float k = 0.0f, v = 0.0f;
-    for (int part = 0; part < parts; part++) {
-        k += dk[part * count + AT];
-        v += dv[part * count + AT];
-    }
-    sum_k[AT] = k;
-    sum_v[AT] = v;
-}
-
 // The end of a self-attention layer's backward pass: the columns of v and of the gates of dqkv [L, stride].
 // along is of the gated output, so that the gate's slope lacks its value.
 KERNEL values_and_gates(const float *qkv, const float *dv, const float *along, float *dqkv, Sizes s, int stride) {

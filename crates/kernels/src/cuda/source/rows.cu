@@ -191,7 +191,7 @@ KERNEL column_parts(const float *a, View va, const float *b, View vb, const floa
     }
 }
 
-// Then of the parts of each group; groups [P]. Blocks of 32 columns and 8 rows of parts; grid (columns / 32, G).
+// Then of the parts of each group; groups [P], none where there is one group. Blocks of 32 columns and 8 rows of parts; grid (columns / 32, G).
 // out [G, width].
 KERNEL column_totals(const float *sums, const int *groups, int parts, int width, float *out) {
     __shared__ float rows[8][33];
@@ -199,7 +199,7 @@ KERNEL column_totals(const float *sums, const int *groups, int parts, int width,
     float sum = 0.0f;
     if (column < width) {
         for (int p = threadIdx.y; p < parts; p += 8) {
-            if (groups[p] == group) sum += sums[(u64)p * width + column];
+            if (!groups || groups[p] == group) sum += sums[(u64)p * width + column];
         }
     }
     rows[threadIdx.y][threadIdx.x] = sum;
