@@ -102,7 +102,16 @@ pub fn max(a: &[f32]) -> f32 {
 }
 
 /// Adding it rounds to the nearest integer, which then lies in the low bits.
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
+/// The polynomial of least relative error from 2^x on -1/2..1/2, highest power first.
+pub const EXP2: [f32; 6] = [
+    1.326_697e-3,
+    9.675_46e-3,
+    5.550_742_5e-2,
+    2.402_212_2e-1,
+    6.931_469_4e-1,
+    1.000_000_1,
+];
 
 /// 2^x within 3e-7 of its value, for x up to 127; below -126 about 1e-38 instead of less.
 #[inline(always)]
@@ -110,12 +119,11 @@ pub fn exp2<const FUSED: bool>(x: f32) -> f32 {
     let x = if x > -126.0 { x } else { -126.0 };
     let shifted = x + ROUND;
     let r = x - (shifted - ROUND);
-    // The polynomial of least relative error on -1/2..1/2.
-    let p = fma::<FUSED>(1.326_697e-3, r, 9.675_46e-3);
-    let p = fma::<FUSED>(p, r, 5.550_742_5e-2);
-    let p = fma::<FUSED>(p, r, 2.402_212_2e-1);
-    let p = fma::<FUSED>(p, r, 6.931_469_4e-1);
-    let p = fma::<FUSED>(p, r, 1.000_000_1);
+    let p = fma::<FUSED>(EXP2[0], r, EXP2[1]);
+    let p = fma::<FUSED>(p, r, EXP2[2]);
+    let p = fma::<FUSED>(p, r, EXP2[3]);
+    let p = fma::<FUSED>(p, r, EXP2[4]);
+    let p = fma::<FUSED>(p, r, EXP2[5]);
     f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits().wrapping_shl(23)))
 }
 

@@ -145,6 +145,33 @@ fn huge_logits_do_not_overflow() -> Result<()> {
     Ok(())
 }
 
+/// A long query that sees nothing makes the logits of its head unbounded for all that is known beforehand, so that the
+/// greatest one of each row is taken off; the other rows come out the same.
+#[test]
+fn bounded_logits_come_out_as_others_do() -> Result<()> {
+    let k = random((300, 1, 40), 1.0, 2)?;
+    let v = random((300, 1, 40), 1.0, 3)?;
+    let plan = plan(
+        vec![
+            block(0..50, vec![3..300], false),
+            block(50..90, vec![0..11, 20..290], true),
+        ],
+        None,
+    );
+    let short = random((91, 1, 40), 1.0, 1)?;
+    let last = (short.narrow(0, 90, 1)? * 1e3)?;
+    let long = Tensor::cat(&[&short.narrow(0, 0, 90)?, &last], 0)?;
+    for isa in Isa::available() {
+        set_isa(isa).expect("it is available");
+        for (precision, most) in [(Precision::F32, 1e-6), (Precision::Bf16, 4e-3)] {
+            let [bounded, other] = [&short, &long].map(|q| attention(q, &k, &v, &plan, precision));
+            let apart = error(&bounded?, &other?)?;
+            assert!(apart < most, "{isa:?} {precision:?}: {apart}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn no_queries_and_no_keys_are_fine() -> Result<()> {
     for (rows, keys) in [(0, 5), (5, 0), (0, 0)] {

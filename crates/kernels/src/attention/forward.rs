@@ -1,10 +1,11 @@
 //! The forward pass: each task walks over the keys of some queries of one head, with a running softmax.
 
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tiles::{Logits, Running, Softmax};
+use super::tiles::{BOUND, Logits, Running, Softmax};
 use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
 use crate::simd::vectorised;
@@ -13,6 +14,8 @@ use crate::simd::vectorised;
 const QUERIES: usize = 96;
 /// Keys of a tile. A multiple of what `ALIGN` is.
 const KEYS: usize = 384;
+/// The same where probabilities are packed as they are made: a tile's logits stay in the first-level cache.
+const SMALL: [usize; 2] = [32, 256];
 /// What the first key of a tile is a multiple of, for the packed layouts.
 const ALIGN: usize = 32;
 
@@ -35,7 +38,11 @@ struct Scratch {
     p: Packed,
     tile: Vec<f32>,
     out: Vec<f32>,
+    /// Numbers from one row of `out` to the next: a head's, and what is as cheap to make.
+    width: usize,
     state: Vec<Running>,
+    /// Sums of rows whose probabilities were packed as they were made.
+    sums: Vec<f32>,
 }
 
 /// Where the results go. Tasks write disjoint parts.
@@ -54,6 +61,8 @@ struct Call<'a> {
     keys: &'a [Keys],
     extents: Extents,
     logits: Logits,
+    /// Of each query head: whether its logits are within [`BOUND`], by the lengths of queries and keys.
+    bounded: Vec<bool>,
     results: Results,
 }
 
@@ -71,6 +80,7 @@ pub fn forward(
         .into_par_iter()
         .map(|head| pack_keys(kernel, (k, v), head, e))
         .collect();
+    let bounded = bounded_heads([q, k], e, plan);
     let call = Call {
         kernel,
         q,
@@ -80,15 +90,42 @@ pub fn forward(
             scale: plan.scale,
             softcap: plan.softcap,
         },
+        bounded,
         results: Results {
             out: out.as_mut_ptr(),
             lse: lse.as_mut_ptr(),
         },
     };
-    tasks(plan, e)
+    tasks(plan, e, call.sizes()[0])
         .into_par_iter()
         .for_each_init(|| call.scratch(), |scratch, task| call.run(scratch, &task));
     (out, lse)
+}
+
+/// Whether the logits of each query head are within [`BOUND`]: no product is greater than that of the lengths.
+fn bounded_heads([q, k]: [View; 2], e: Extents, plan: &AttentionPlan) -> Vec<bool> {
+    let longest = |x: View, head: usize, rows: usize| {
+        (0..rows)
+            .map(|row| {
+                let x = &x.data[row * x.stride + head * e.head..][..e.head];
+                crate::simd::sum(x, x, |a, b| a * b)
+            })
+            .fold(0.0, f32::max)
+    };
+    if plan.softcap.is_some() {
+        return vec![false; e.query_heads];
+    }
+    let keys: Vec<f32> = (0..e.key_heads)
+        .into_par_iter()
+        .map(|head| longest(k, head, e.keys))
+        .collect();
+    (0..e.query_heads)
+        .into_par_iter()
+        .map(|head| {
+            let squared = longest(q, head, e.queries) * keys[head / e.group()];
+            plan.scale * LOG2_E * squared.sqrt() <= BOUND
+        })
+        .collect()
 }
 
 fn pack_keys(kernel: Kernel, (k, v): (View, View), head: usize, e: Extents) -> Keys {
@@ -106,11 +143,11 @@ fn pack_keys(kernel: Kernel, (k, v): (View, View), head: usize, e: Extents) -> K
     Keys { k, v }
 }
 
-fn tasks<'a>(plan: &'a AttentionPlan, e: Extents) -> Vec<Task<'a>> {
+fn tasks<'a>(plan: &'a AttentionPlan, e: Extents, queries: usize) -> Vec<Task<'a>> {
     let of_block = |head: usize, block: &'a AttentionBlock| {
-        (block.q.clone().step_by(QUERIES)).map(move |start| Task {
+        (block.q.clone().step_by(queries)).map(move |start| Task {
             block,
-            rows: start..(start + QUERIES).min(block.q.end),
+            rows: start..(start + queries).min(block.q.end),
             head,
         })
     };
@@ -120,13 +157,24 @@ fn tasks<'a>(plan: &'a AttentionPlan, e: Extents) -> Vec<Task<'a>> {
 }
 
 impl Call<'_> {
+    /// Queries of a task, and keys of a tile.
+    fn sizes(&self) -> [usize; 2] {
+        match self.kernel.packs_powers() {
+            true => SMALL,
+            false => [QUERIES, KEYS],
+        }
+    }
+
     fn scratch(&self) -> Scratch {
+        let [queries, keys] = self.sizes();
         Scratch {
             q: self.kernel.left(),
             p: self.kernel.left(),
-            tile: vec![0.0; QUERIES * KEYS],
+            tile: vec![0.0; queries * keys],
             out: Vec::new(),
+            width: self.kernel.whole_columns(self.extents.head),
             state: Vec::new(),
+            sums: Vec::new(),
         }
     }
 
@@ -134,9 +182,15 @@ impl Call<'_> {
         let e = self.extents;
         let count = task.rows.len();
         s.out.clear();
-        s.out.resize(count * e.head, 0.0);
+        s.out.resize(count * s.width, 0.0);
         s.state.clear();
-        s.state.resize(count, Running::START);
+        let start = match self.bounded[task.head] {
+            true => Running::BOUNDED,
+            false => Running::START,
+        };
+        s.state.resize(count, start);
+        s.sums.clear();
+        s.sums.resize(count, 0.0);
         s.q.pack_rows(self.q.head(task.head, e.head, task.rows.clone()));
         let last = task.block.k.len().saturating_sub(1);
         for (i, range) in task.block.k.iter().enumerate() {
@@ -157,8 +211,9 @@ impl Call<'_> {
         if range.is_empty() {
             return;
         }
-        for tile in (range.start / ALIGN * ALIGN..end).step_by(KEYS) {
-            let columns = (end - tile).min(KEYS);
+        let [_, keys] = self.sizes();
+        for tile in (range.start / ALIGN * ALIGN..end).step_by(keys) {
+            let columns = (end - tile).min(keys);
             let seen = |row: usize| {
                 let end = match causal {
                     true => (range.start + reach + row)
@@ -182,46 +237,51 @@ impl Call<'_> {
     ) {
         let e = self.extents;
         let (rows, keys) = (task.rows.len(), &self.keys[task.head / e.group()]);
+        let stride = self.sizes()[1];
         // SAFETY: q was packed with `rows` rows, the keys hold `columns` items from `tile` on,
-        // and the tile has room for QUERIES x KEYS.
+        // and the tile has room for as many queries and keys as `sizes` says.
         unsafe {
-            let c = (s.tile.as_mut_ptr(), KEYS);
+            let c = (s.tile.as_mut_ptr(), stride);
             let (q, k) = (Block::new(&s.q, 0, 0), Block::new(&keys.k, tile, 0));
             let shape = [rows, columns, e.head];
             self.kernel.block(q, k, shape, c, Start::Zero);
         }
-        vectorised(Softmax {
-            tile: &mut s.tile,
-            stride: KEYS,
-            columns,
-            seen,
-            logits: self.logits,
-            state: &mut s.state,
-            out: &mut s.out,
-        });
-        s.p.pack_rows(Matrix::strided(&s.tile, rows, columns, KEYS));
-        // SAFETY: p was packed with `rows` rows of `columns`, the values hold as many from `tile` on,
-        // and `out` has a row of K for each.
+        let bounded = self.bounded[task.head];
+        let scale = self.logits.scale * LOG2_E;
+        let logits = (&s.tile[..], stride);
+        if !(bounded && (s.p).pack_powers(logits, columns, seen, scale, &mut s.sums)) {
+            vectorised(Softmax {
+                tile: &mut s.tile,
+                stride,
+                columns,
+                seen,
+                logits: self.logits,
+                bounded,
+                state: &mut s.state,
+                out: &mut s.out,
+            });
+            s.p.pack_rows(Matrix::strided(&s.tile, rows, columns, stride));
+        }
+        // SAFETY: p was packed with `rows` rows of `columns`, the values hold as many from `tile` on, in whole panels,
+        // and `out` has a row of so many columns for each.
         unsafe {
-            let c = (s.out.as_mut_ptr(), e.head);
+            let c = (s.out.as_mut_ptr(), s.width);
             let (p, v) = (Block::new(&s.p, 0, 0), Block::new(&keys.v, 0, tile));
-            let shape = [rows, e.head, columns];
+            let shape = [rows, s.width, columns];
             self.kernel.block(p, v, shape, c, Start::Add);
         }
     }
 
     fn store(&self, s: &Scratch, task: &Task) {
         let e = self.extents;
-        for ((row, state), out) in task
-            .rows
-            .clone()
-            .zip(&s.state)
-            .zip(s.out.chunks_exact(e.head))
+        let sums = s.state.iter().zip(&s.sums);
+        let sums = sums.map(|(state, packed)| (state.top, state.sum + packed));
+        for ((row, (top, sum)), out) in task.rows.clone().zip(sums).zip(s.out.chunks_exact(s.width))
         {
-            if state.sum == 0.0 {
+            if sum == 0.0 {
                 continue;
             }
-            let inverse = 1.0 / state.sum;
+            let inverse = 1.0 / sum;
             // SAFETY: the row and the head belong to this task.
             unsafe {
                 let to = self
@@ -230,7 +290,7 @@ impl Call<'_> {
                     .add((row * e.query_heads + task.head) * e.head);
                 let to = std::slice::from_raw_parts_mut(to, e.head);
                 to.iter_mut().zip(out).for_each(|(t, o)| *t = o * inverse);
-                *self.results.lse.add(task.head * e.queries + row) = state.top + state.sum.log2();
+                *self.results.lse.add(task.head * e.queries + row) = top + sum.log2();
             }
         }
     }

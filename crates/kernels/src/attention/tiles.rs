@@ -24,10 +24,16 @@ pub struct Softmax<'a> {
     pub columns: usize,
     pub seen: &'a dyn Fn(usize) -> Range<usize>,
     pub logits: Logits,
+    /// Whether no logit's power is beyond [`BOUND`], so that none need be relative to the greatest.
+    pub bounded: bool,
     pub state: &'a mut [Running],
     /// The sums of rows, weighted by the probabilities so far.
     pub out: &'a mut [f32],
 }
+
+/// Logits to base 2 of that size at most need no greatest one taken off: sums of their powers, of any number of keys and
+/// weighted by values up to 2^50, are within what f32 holds, and no power is too small for it.
+pub const BOUND: f32 = 48.0;
 
 /// What is known of a row after some tiles.
 #[derive(Clone, Copy)]
@@ -43,6 +49,8 @@ impl Running {
         top: f32::NEG_INFINITY,
         sum: 0.0,
     };
+    /// Of a row whose logits are bounded.
+    pub const BOUNDED: Self = Self { top: 0.0, sum: 0.0 };
 }
 
 impl Softmax<'_> {
@@ -55,6 +63,10 @@ impl Softmax<'_> {
             row[..seen.start].fill(0.0);
             row[seen.end..].fill(0.0);
             let row = &mut row[seen];
+            if self.bounded {
+                state.sum += exponentials::<FUSED>(row, self.logits.scale * LOG2_E, 0.0);
+                continue;
+            }
             let factor = step::<FUSED>(row, self.logits, state);
             if factor != 1.0 {
                 let out = &mut self.out[i * head..][..head];

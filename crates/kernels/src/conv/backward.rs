@@ -11,6 +11,8 @@ use crate::gemm::Kernel;
 use crate::gemm::product::{Product, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::windows::{Axis, DIMS, Windows};
+#[cfg(target_arch = "x86_64")]
+use crate::memory::filled;
 use crate::memory::zeros;
 
 /// The positions of one phase of one dimension, and the taps that reach them.
@@ -60,7 +62,22 @@ impl Conv {
             Padding::Replicate => (0, d.padded()),
         });
         let sizes = extent.map(|(from, to)| to - from);
-        let mut dx = zeros(g.batch * sizes.iter().product::<usize>() * g.input);
+        let numbers = g.batch * sizes.iter().product::<usize>() * g.input;
+        let finish = |dx: Vec<f32>| match sizes == g.input_sizes() {
+            true => dx,
+            false => fold_borders(g, &dx, sizes),
+        };
+        #[cfg(target_arch = "x86_64")]
+        if let Some(shift) = g.shift_back(extent)
+            && let kernel = Kernel::new(self.precision)
+            && shift.suits(kernel)
+        {
+            let weights = turned(g, &w.to_f32());
+            let fill = |dx: &mut [f32]| shift.run(kernel, dy, &weights, None, dx);
+            // SAFETY: every position of the extent is computed.
+            return finish(unsafe { filled(numbers, fill) });
+        }
+        let mut dx = zeros(numbers);
         let phases: [Vec<AxisPhase>; DIMS] =
             std::array::from_fn(|d| AxisPhase::all(&g.dims[d], extent[d].0, extent[d].1));
         for p0 in &phases[0] {
@@ -70,11 +87,7 @@ impl Conv {
                 }
             }
         }
-        if sizes == g.input_sizes() {
-            dx
-        } else {
-            fold_borders(g, &dx, sizes)
-        }
+        finish(dx)
     }
 
     fn grad_x_phase(
@@ -148,6 +161,13 @@ impl Conv {
         if g.depthwise() {
             return depthwise::grad_w(g, x, dy);
         }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(shift) = g.shift()
+            && let kernel = Kernel::new(self.precision)
+            && shift.suits_gradient(kernel)
+        {
+            return shift.gradient(kernel, x, dy);
+        }
         let windows = g.windows();
         let size = g.output_width() * g.taps() * g.input_width();
         let mut dw = vec![0.0; g.groups * size];
@@ -171,6 +191,20 @@ impl Conv {
         unsafe { run(Kernel::new(self.precision), &products) };
         dw
     }
+}
+
+/// The weights `[out, taps, in]` as `[in, taps, out]`, the last tap first.
+#[cfg(target_arch = "x86_64")]
+fn turned(g: &Geometry, w: &[f32]) -> Vec<f32> {
+    let (taps, inputs, outputs) = (g.taps(), g.input, g.output);
+    let mut found = vec![0.0; w.len()];
+    for (i, row) in w.chunks_exact(inputs).enumerate() {
+        let (o, tap) = (i / taps, taps - 1 - i % taps);
+        for (c, value) in row.iter().enumerate() {
+            found[(c * taps + tap) * outputs + o] = *value;
+        }
+    }
+    found
 }
 
 /// The taps of a phase, as indices into the kernel.

@@ -3,6 +3,8 @@
 use candle_core::{Result, Shape, bail};
 
 use super::{ConvSpec, Padding};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::shifted::{self, Shift};
 use crate::gemm::source::{Data, Rows, Source};
 use crate::gemm::windows::{Axis, DIMS, Windows};
 
@@ -131,6 +133,42 @@ impl Geometry {
         shape.extend(&self.output_sizes()[DIMS - self.spatial..]);
         shape.push(self.output);
         shape.into()
+    }
+
+    /// The same as a convolution whose outputs are adjacent, if they are, over all channels.
+    #[cfg(target_arch = "x86_64")]
+    pub fn shift(&self) -> Option<Shift> {
+        let adjacent = self.groups == 1 && self.dims.iter().all(|d| d.stride == 1);
+        adjacent.then(|| Shift {
+            batch: self.batch,
+            axes: self.dims.map(|d| shifted::Axis {
+                input: d.input,
+                before: d.padding.0,
+                taps: d.taps,
+                dilation: d.dilation,
+                output: d.output,
+            }),
+            channels: [self.input, self.output],
+            replicate: self.mode == Padding::Replicate,
+        })
+    }
+
+    /// The convolution of the output's gradient, its taps in the other order, that gives the gradient of the positions
+    /// `extent` of the padded input.
+    #[cfg(target_arch = "x86_64")]
+    pub fn shift_back(&self, extent: [(usize, usize); DIMS]) -> Option<Shift> {
+        let forward = self.shift()?;
+        let mut axes = forward.axes;
+        for ((axis, d), (from, to)) in axes.iter_mut().zip(&self.dims).zip(extent) {
+            axis.before = ((d.taps - 1) * d.dilation).checked_sub(from)?;
+            (axis.input, axis.output) = (d.output, to - from);
+        }
+        Some(Shift {
+            axes,
+            channels: [self.output, self.input],
+            replicate: false,
+            ..forward
+        })
     }
 
     /// For each output position, the input under each tap.

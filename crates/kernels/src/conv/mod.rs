@@ -141,6 +141,15 @@ impl Conv {
         if g.depthwise() {
             return depthwise::forward(g, x, w, bias);
         }
+        #[cfg(target_arch = "x86_64")]
+        if let Some(shift) = g.shift()
+            && let kernel = Kernel::new(self.precision)
+            && shift.suits(kernel)
+        {
+            let fill = |y: &mut [f32]| shift.run(kernel, x, &w.to_f32(), bias, y);
+            // SAFETY: every position of the output is computed.
+            return unsafe { filled(g.output_rows() * g.output, fill) };
+        }
         let (windows, width) = (g.windows(), g.output_width());
         let fill = |y: &mut [f32]| {
             let products: Vec<Product> = (0..g.groups)

@@ -94,6 +94,19 @@ impl Kernel {
         }
     }
 
+    /// Whether powers of two are packed as they are made.
+    pub(crate) fn packs_powers(self) -> bool {
+        self.engine().packs_panels() && Isa::Avx512Bf16.supported()
+    }
+
+    /// Columns of C that are as cheap to make as `n`, if there is room for them.
+    pub(crate) fn whole_columns(self, n: usize) -> usize {
+        match self.engine().packs_panels() {
+            true => n.next_multiple_of(LINE / 2),
+            false => n,
+        }
+    }
+
     pub(crate) fn precision(self) -> Precision {
         self.precision
     }

@@ -53,7 +53,11 @@ mod panels;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod plain_pack;
 mod plan;
+#[cfg(target_arch = "x86_64")]
+mod powers;
 pub(crate) mod product;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod shifted;
 pub(crate) mod source;
 #[cfg(target_arch = "x86_64")]
 mod tiles;

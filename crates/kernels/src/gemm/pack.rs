@@ -260,6 +260,44 @@ pub(super) unsafe fn convert(from: *const f32, len: usize, out: *mut Line, strid
     }
 }
 
+/// f32 numbers to bf16 ones, filled up with zeros to whole lines.
+///
+/// # Safety
+/// The processor must have AVX-512 with BF16, and `out` room for the lines; it need not be aligned.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn round(from: &[f32], out: *mut u16) {
+    // SAFETY: masked loads read `from` only; the caller gives room for all lines.
+    unsafe {
+        for i in (0..from.len()).step_by(LINE) {
+            let mask = u32::MAX >> (LINE - LINE.min(from.len() - i));
+            let at = from.as_ptr().add(i);
+            let low = _mm512_maskz_loadu_ps(mask as u16, at);
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16));
+            let both = _mm512_cvtne2ps_pbh(high, low);
+            let both = transmute::<__m512bh, __m512i>(both);
+            _mm512_storeu_si512(out.add(i).cast(), both);
+        }
+    }
+}
+
+/// Two rows of `width` bf16 numbers, one behind the other, number by number side by side.
+///
+/// # Safety
+/// The processor must have AVX-512, `width` be a multiple of a line, and both sides have room; they need not be aligned.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn pairs(from: *const u16, width: usize, out: *mut u16) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        for i in (0..width).step_by(LINE) {
+            let first = _mm512_loadu_si512(from.add(i).cast());
+            let second = _mm512_loadu_si512(from.add(width + i).cast());
+            let (low, high) = interleave(first, second);
+            _mm512_storeu_si512(out.add(2 * i).cast(), low);
+            _mm512_storeu_si512(out.add(2 * i + LINE).cast(), high);
+        }
+    }
+}
+
 /// bf16 numbers to lines.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]

@@ -117,6 +117,38 @@ impl Packed {
         self.pack(&Operand::by_columns(m.source()), 0..m.cols, 0..m.rows);
     }
 
+    /// Takes `2^(z * scale)` of the first `rows` rows of a tile as items, and sums over the columns, of which there are
+    /// `columns`, `stride` from one row to the next; those not `seen` give 0. Adds each row's sum to `sums`. The powers
+    /// must be within 2^-126..2^126. False, with nothing done, where there is no kernel that does both at once.
+    pub(crate) fn pack_powers(
+        &mut self,
+        (tile, stride): (&[f32], usize),
+        columns: usize,
+        seen: &dyn Fn(usize) -> Range<usize>,
+        scale: f32,
+        sums: &mut [f32],
+    ) -> bool {
+        if !self.kernel.packs_powers() {
+            return false;
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            (self.len, self.depth) = (sums.len(), columns);
+            let panels = self.layout();
+            self.make_room(panels);
+            let tile = super::powers::Tile {
+                data: tile,
+                stride,
+                rows: sums.len(),
+                columns,
+                seen,
+            };
+            // SAFETY: the processor was asked.
+            unsafe { super::powers::fill(&tile, scale, panels, &mut self.lines, sums) };
+        }
+        cfg!(target_arch = "x86_64")
+    }
+
     /// Packs part of an operand on this thread.
     pub(crate) fn pack(&mut self, operand: &Operand, items: Range<usize>, depth: Range<usize>) {
         (self.len, self.depth) = (items.len(), depth.len());

@@ -1,5 +1,7 @@
 //! Where the numbers of a product come from: matrices, chosen rows of them, or windows of an image.
 
+#[cfg(target_arch = "x86_64")]
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::bf16;
@@ -19,6 +21,19 @@ pub enum Data<'a> {
 }
 
 impl<'a> Data<'a> {
+    /// All numbers in single precision.
+    ///
+    /// # Panics
+    /// Of fewer bits, which convolutions do not have.
+    #[cfg(target_arch = "x86_64")]
+    pub fn to_f32(self) -> Cow<'a, [f32]> {
+        match self {
+            Self::F32(v) => v.into(),
+            Self::Bf16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            Self::Few(_) => unreachable!("a convolution's weights are not in fewer bits"),
+        }
+    }
+
     /// Some rows of a matrix with `columns` numbers a row.
     pub fn rows(self, rows: Range<usize>, columns: usize) -> Self {
         let numbers = rows.start * columns..rows.end * columns;
