@@ -106,6 +106,7 @@ CASES = {
     "linear 4096x512x2048": lambda: linear_case(4096, 512, 2048),
     "linear 4096x1536x4096": lambda: linear_case(4096, 1536, 4096),
     "attention 4096 8x64": lambda: attention_case(4096, 8, 64),
+    "attention 2048 8x40": lambda: attention_case(2048, 8, 40),
     "conv3d 64->64 3x3x3 8x64x64": lambda: conv_case(1, [8, 64, 64], 64, 64),
     "conv2d 128->128 3x3 32x32x32": lambda: conv_case(32, [32, 32], 128, 128),
     "conv2d 256->256 3x3 32x16x16": lambda: conv_case(32, [16, 16], 256, 256),

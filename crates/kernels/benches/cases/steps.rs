@@ -9,16 +9,21 @@ use super::{Case, both};
 
 /// Both, forward and forward with backward.
 pub fn add(cases: &mut Vec<Case>) {
-    let (length, heads, dim) = (4096, 8, 64);
-    let plan = AttentionPlan::full(length, length, (dim as f32).powf(-0.5));
-    let flop = 4.0 * (length * length * heads * dim) as f64;
-    both(
-        cases,
-        "attention 4096 8x64",
-        flop,
-        vec![vec![length, heads, dim]; 3],
-        move |t| attention(&t[0], &t[1], &t[2], &plan, Precision::Bf16),
-    );
+    // The second one has the shape of foal's five seconds.
+    for (name, length, heads, dim) in [
+        ("attention 4096 8x64", 4096, 8, 64),
+        ("attention 2048 8x40", 2048, 8, 40),
+    ] {
+        let plan = AttentionPlan::full(length, length, (dim as f32).powf(-0.5));
+        let flop = 4.0 * (length * length * heads * dim) as f64;
+        both(
+            cases,
+            name,
+            flop,
+            vec![vec![length, heads, dim]; 3],
+            move |t| attention(&t[0], &t[1], &t[2], &plan, Precision::Bf16),
+        );
+    }
     let step = Step {
         samples: 4,
         length: 1024,

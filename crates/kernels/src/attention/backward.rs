@@ -50,7 +50,7 @@ struct Queries {
     grad: [Packed; 2],
 }
 
-/// The gradients that one task found.
+/// The gradients that one task found. Numbers of a head are filled up to what is as cheap to make.
 struct Found {
     /// Tiles of `[K, QUERIES]`.
     dq: Vec<f32>,
@@ -74,6 +74,14 @@ struct Call<'a> {
     queries: Vec<Queries>,
     /// Keys of a task.
     part: usize,
+    room: Room,
+}
+
+/// Numbers of a head, filled up, where they are rows of a product and where they are columns.
+#[derive(Clone, Copy)]
+struct Room {
+    rows: usize,
+    columns: usize,
 }
 
 /// A tile: the keys and the queries in it, and the block that it belongs to.
@@ -132,19 +140,23 @@ impl Given<'_> {
                 .map(|h| self.pack_queries(kernel, h))
                 .collect(),
             part: self.part(),
+            room: Room {
+                rows: kernel.whole_rows(e.head),
+                columns: kernel.whole_columns(e.head),
+            },
         };
-        let parts = e.keys.div_ceil(call.part);
+        let (parts, room) = (e.keys.div_ceil(call.part), call.room);
         let found: Vec<Found> = (0..e.query_heads * parts)
             .into_par_iter()
             .with_max_len(1)
             .map(|i| call.task(i / parts, i % parts))
             .collect();
         let (dq, (dk, dv)) = rayon::join(
-            || self.join_queries(&found, parts),
+            || self.join_queries(&found, parts, room.rows),
             || {
                 rayon::join(
-                    || self.join_keys(&found, parts, |f| &f.dk),
-                    || self.join_keys(&found, parts, |f| &f.dv),
+                    || self.join_keys(&found, (parts, room.columns), |f| &f.dk),
+                    || self.join_keys(&found, (parts, room.columns), |f| &f.dv),
                 )
             },
         );
@@ -189,7 +201,7 @@ impl Given<'_> {
     }
 
     /// Sums the parts of each head, and turns the tiles.
-    fn join_queries(&self, found: &[Found], parts: usize) -> Vec<f32> {
+    fn join_queries(&self, found: &[Found], parts: usize, rows: usize) -> Vec<f32> {
         let e = self.extents;
         let mut dq = vec![0.0; e.queries * e.query_heads * e.head];
         let width = e.query_heads * e.head;
@@ -198,7 +210,7 @@ impl Given<'_> {
             .for_each(|(tile, out)| {
                 for (i, found) in found.iter().enumerate() {
                     let head = i / parts;
-                    let tile = &found.dq[tile * QUERIES * e.head..][..QUERIES * e.head];
+                    let tile = &found.dq[tile * QUERIES * rows..][..QUERIES * rows];
                     for (row, out) in out.chunks_exact_mut(width).enumerate() {
                         let out = &mut out[head * e.head..][..e.head];
                         for (d, o) in out.iter_mut().enumerate() {
@@ -214,7 +226,7 @@ impl Given<'_> {
     fn join_keys(
         &self,
         found: &[Found],
-        parts: usize,
+        (parts, columns): (usize, usize),
         of: impl Fn(&Found) -> &Vec<f32>,
     ) -> Vec<f32> {
         let e = self.extents;
@@ -222,7 +234,7 @@ impl Given<'_> {
         let mut out = vec![0.0; e.keys * width];
         for (i, found) in found.iter().enumerate() {
             let (head, part) = (i / parts / e.group(), i % parts);
-            let rows = of(found).chunks_exact(e.head);
+            let rows = of(found).chunks_exact(columns);
             let first = part * self.part();
             for (row, from) in rows.enumerate() {
                 let to = &mut out[(first + row) * width + head * e.head..][..e.head];
@@ -246,9 +258,9 @@ impl Call<'_> {
         let e = self.given.extents;
         let keys = part * self.part..((part + 1) * self.part).min(e.keys);
         let mut found = Found {
-            dq: vec![0.0; e.queries.next_multiple_of(QUERIES) * e.head],
-            dk: vec![0.0; keys.len() * e.head],
-            dv: vec![0.0; keys.len() * e.head],
+            dq: vec![0.0; e.queries.next_multiple_of(QUERIES) * self.room.rows],
+            dk: vec![0.0; keys.len() * self.room.columns],
+            dv: vec![0.0; keys.len() * self.room.columns],
         };
         let mut scratch = Scratch {
             logits: vec![0.0; KEYS * QUERIES],
@@ -266,7 +278,8 @@ impl Call<'_> {
                 let end = range.end.min(keys.end);
                 for first in (first..end).step_by(KEYS) {
                     let tile = first..(first + KEYS).min(end);
-                    let rows = (first - keys.start) * e.head..(tile.end - keys.start) * e.head;
+                    let columns = self.room.columns;
+                    let rows = (first - keys.start) * columns..(tile.end - keys.start) * columns;
                     self.keys_tile(
                         (&mut scratch, &mut found, rows),
                         (head, &tile),
@@ -316,7 +329,7 @@ impl Call<'_> {
         let (m, n) = (tile.keys.len(), tile.queries.len());
         let (key, query) = (tile.keys.start, tile.queries.start);
         let products = |a: Block, b: Block, shape, c: (*mut f32, usize), start| {
-            // SAFETY: the operands hold these items and depths from where the blocks start,
+            // SAFETY: the operands hold these items, in whole panels, and depths from where the blocks start,
             // and C is a tile, or the rows of the tile's keys, or the tile of its queries.
             unsafe { self.kernel.block(a, b, shape, c, start) }
         };
@@ -334,16 +347,20 @@ impl Call<'_> {
             .pack_columns(Matrix::strided(&s.grads, m, n, QUERIES));
         let grad = Block::new(&queries.grad[1], 0, query);
         let q = Block::new(&queries.q[1], 0, query);
-        let shape = [m, e.head, n];
-        let dv = (found.dv[rows.clone()].as_mut_ptr(), e.head);
+        let Room {
+            rows: deep,
+            columns,
+        } = self.room;
+        let shape = [m, columns, n];
+        let dv = (found.dv[rows.clone()].as_mut_ptr(), columns);
         products(Block::new(&s.p, 0, 0), grad, shape, dv, Start::Add);
-        let dk = (found.dk[rows].as_mut_ptr(), e.head);
+        let dk = (found.dk[rows].as_mut_ptr(), columns);
         products(Block::new(&s.ds, 0, 0), q, shape, dk, Start::Add);
-        let at = query / QUERIES * QUERIES * e.head + query % QUERIES;
+        let at = query / QUERIES * QUERIES * deep + query % QUERIES;
         let dq = (found.dq[at..].as_mut_ptr(), QUERIES);
         let k = Block::new(&keys.turned, 0, key);
         let ds = Block::new(&s.turned, 0, 0);
-        products(k, ds, [e.head, n, m], dq, Start::Add);
+        products(k, ds, [deep, n, m], dq, Start::Add);
     }
 
     fn softmax(&self, s: &mut Scratch, head: usize, tile: &Tile) {

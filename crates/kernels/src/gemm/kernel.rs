@@ -107,6 +107,15 @@ impl Kernel {
         }
     }
 
+    /// Rows of C that are as cheap to make as `m`, if there is room for them.
+    pub(crate) fn whole_rows(self, m: usize) -> usize {
+        let engine = self.engine();
+        match engine.packs_panels() {
+            true => m.next_multiple_of(engine.panel(Side::Left)),
+            false => m,
+        }
+    }
+
     pub(crate) fn precision(self) -> Precision {
         self.precision
     }
