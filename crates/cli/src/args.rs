@@ -371,6 +371,8 @@ pub enum Part {
     AudioAe,
     /// The transformer, on latents of the two autoencoders
     Dit,
+    /// The network that makes the transformer's small pictures larger
+    Upscaler,
 }
 
 /// `gallop train`.

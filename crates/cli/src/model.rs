@@ -98,6 +98,9 @@ pub fn info(args: &ModelInfo) -> Result<()> {
         "  best at     {} and up to {} s",
         trained.resolution, trained.seconds
     );
+    if let Some(side) = info.base_short_side {
+        println!("              (drawn with a short side of {side}, then made larger)");
+    }
     println!(
         "  by default  {} steps, guidance {}",
         info.sampling.num_steps, info.sampling.guidance

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use gallop_core::{Cancel, Progress};
-use gallop_train::{DitRecipe, read_recipe, train_audio_ae, train_dit, train_video_ae};
+use gallop_train::{
+    DitRecipe, read_recipe, train_audio_ae, train_dit, train_upscaler, train_video_ae,
+};
 
 use crate::args::{Part, Train};
 use crate::device::{bf16_peak, open_device};
@@ -15,6 +17,7 @@ pub fn run(args: &Train, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
     let outcome = match args.part {
         Part::VideoAe => train_video_ae(&read_recipe(recipe)?, run, &device, hear)?,
         Part::AudioAe => train_audio_ae(&read_recipe(recipe)?, run, &device, hear)?,
+        Part::Upscaler => train_upscaler(&read_recipe(recipe)?, run, &device, hear)?,
         Part::Dit => {
             let mut recipe: DitRecipe = read_recipe(recipe)?;
             let peak = &mut recipe.run.peak_tflops;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{command, gallop, listing, tiny_workplace};
+use common::{command, gallop, listing, tiny_upscaler, tiny_workplace};
 use gallop_core::{Frame, PixelSize};
 use serde_json::Value;
 
@@ -81,6 +81,44 @@ fn every_ending_and_option_is_honoured() {
         48_000
     );
     assert!(folder.path().join("f-0024.png").exists());
+}
+
+#[test]
+fn larger_pictures_than_the_model_makes_are_made_larger() {
+    let folder = tiny_workplace();
+    tiny_upscaler(&folder.path().join("tiny"));
+    let picture = Frame::black(PixelSize::new(300, 200));
+    gallop_media::write_image(&folder.path().join("first.png"), &picture).unwrap();
+    for (name, size, first) in [
+        ("large.mp4", PixelSize::new(224, 128), &[][..]),
+        (
+            "tall.mp4",
+            PixelSize::new(80, 144),
+            &["--image", "first.png"],
+        ),
+        ("small.mp4", PixelSize::new(80, 64), &[]),
+    ] {
+        let resolution = format!("{}x{}", size.width, size.height);
+        let rest = ["--resolution", &resolution, "-o", name];
+        let out = generate(folder.path(), "a red ball", &[&rest, first].concat());
+        assert!(out.status.success(), "{out:?}");
+        let clip = gallop_media::read_clip(&folder.path().join(name)).unwrap();
+        assert_eq!(clip.frames[0].size, size);
+        assert!(clip.audio.is_some());
+    }
+    let weights = folder.path().join("tiny/upscaler.safetensors");
+    for damage in [Some(vec![1u8; 40]), None] {
+        match damage {
+            Some(bytes) => fs::write(&weights, bytes).unwrap(),
+            None => fs::remove_file(&weights).unwrap(),
+        }
+        let out = generate(folder.path(), "a red ball", &["-o", "b.mp4"]);
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{error}");
+        assert!(error.contains("upscaler.safetensors"), "{error}");
+        assert!(!error.contains("panicked"), "{error}");
+        assert!(!folder.path().join("b.mp4").exists());
+    }
 }
 
 #[test]

@@ -12,7 +12,9 @@ mod shape;
 pub use clip::{Audio, Clip, Frame};
 pub use error::{Result, UserError};
 pub use progress::{Cancel, Progress, Silent};
-pub use request::{DURATIONS, Plan, Ratio, Request, Resolution, check_lines, check_range};
+pub use request::{
+    DURATIONS, Plan, Ratio, Request, Resolution, base_size, check_lines, check_range,
+};
 pub use shape::{ClipShape, LatentShape, PixelSize, Strides};
 
 /// Frames a second of every clip Gallop makes.

@@ -12,9 +12,9 @@ use gallop_diffusion::{
 };
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
-use gallop_model::dit::Dit;
+use gallop_model::dit::{Dit, video_shifts};
 use gallop_model::lora::open_loras;
-
+use gallop_model::upscaler::Upscaler;
 use gallop_model::video_ae::VideoAe;
 use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights};
 use serde::de::DeserializeOwned;
@@ -35,11 +35,13 @@ pub enum Part {
     VideoAe,
     /// The audio autoencoder.
     AudioAe,
+    /// What makes the transformer's pictures larger, of models that have it.
+    Upscaler,
 }
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 3] = [Self::Dit, Self::VideoAe, Self::AudioAe];
+    pub const ALL: [Self; 4] = [Self::Dit, Self::VideoAe, Self::AudioAe, Self::Upscaler];
 
     /// Its file in a model's folder.
     pub fn file(self) -> &'static str {
@@ -47,6 +49,7 @@ impl Part {
             Self::Dit => "dit.safetensors",
             Self::VideoAe => "video_ae.safetensors",
             Self::AudioAe => "audio_ae.safetensors",
+            Self::Upscaler => "upscaler.safetensors",
         }
     }
 
@@ -62,6 +65,7 @@ impl Part {
             Self::Dit => include_bytes!("../assets/foal/dit.safetensors"),
             Self::VideoAe => include_bytes!("../assets/foal/video_ae.safetensors"),
             Self::AudioAe => include_bytes!("../assets/foal/audio_ae.safetensors"),
+            Self::Upscaler => include_bytes!("../assets/foal/upscaler.safetensors"),
         }
     }
 }
@@ -185,6 +189,9 @@ pub struct FoalInfo {
     pub name: String,
     /// How it is best sampled.
     pub sampling: Sampling,
+    /// Short side of the largest pictures that the transformer makes; for larger ones there is an upscaler, or none.
+    #[serde(default)]
+    pub base_short_side: Option<usize>,
     /// What it was trained on.
     pub trained: Trained,
 }
@@ -247,6 +254,8 @@ pub struct Foal {
     pub(crate) levels: Levels,
     pub(crate) video_ae: VideoAe,
     pub(crate) audio_ae: AudioAe,
+    /// Of a model whose transformer makes small pictures only.
+    pub(crate) upscaler: Option<Upscaler>,
     pub(crate) device: Device,
 }
 
@@ -326,6 +335,13 @@ impl Foal {
         let video_ae = VideoAe::new(&config(&files, Part::VideoAe)?, &weights, precision)?;
         let (files, weights) = open(Part::AudioAe)?;
         let audio_ae = AudioAe::new(&config(&files, Part::AudioAe)?, &weights, precision)?;
+        let upscaler = (info.base_short_side)
+            .map(|_| -> Result<_> {
+                let (files, weights) = open(Part::Upscaler)?;
+                let config = config(&files, Part::Upscaler)?;
+                Ok(Upscaler::new(&config, &weights, precision)?)
+            })
+            .transpose()?;
         Ok(Self {
             info,
             tokenizer,
@@ -333,6 +349,7 @@ impl Foal {
             levels,
             video_ae,
             audio_ae,
+            upscaler,
             device: device.clone(),
         })
     }
@@ -363,21 +380,6 @@ fn open(part: Part, folder: Option<&Path>) -> Result<WeightFiles> {
     })
 }
 
-/// How much later than the first each channel of a video latent comes out of the noise, from the header of the
-/// transformer's weights; none where it says nothing.
-fn video_shifts(files: &WeightFiles, channels: usize) -> Result<Vec<f64>> {
-    let Some(json) = files.metadata("video_shifts") else {
-        return Ok(Vec::new());
-    };
-    let shifts: Vec<f64> = serde_json::from_str(json).unwrap_or_default();
-    if shifts.len() != channels || !shifts.iter().all(|s| s.is_finite() && *s > 0.0) {
-        let file = Part::Dit.file();
-        let what = format!("`{file}` has no {channels} positive video_shifts");
-        return Err(UserError::new(what, "use weights that `gallop train` wrote").into());
-    }
-    Ok(shifts)
-}
-
 /// The shape of a network, from the header of its weights.
 fn config<C: DeserializeOwned>(files: &WeightFiles, part: Part) -> Result<C> {
     let json = files.metadata("config").unwrap_or_default();
@@ -392,8 +394,10 @@ fn config<C: DeserializeOwned>(files: &WeightFiles, part: Part) -> Result<C> {
 /// # Errors
 /// A file that is missing or broken.
 pub fn parts(folder: Option<&Path>) -> Result<Vec<(Part, usize, usize)>> {
+    let info = folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?;
     Part::ALL
         .into_iter()
+        .filter(|part| *part != Part::Upscaler || info.base_short_side.is_some())
         .map(|part| {
             let files = open(part, folder)?;
             let names = files.names();

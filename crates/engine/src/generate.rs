@@ -1,10 +1,13 @@
 //! One clip: the way of the data from a plan to frames and samples.
 
 use candle_core::Tensor;
-use gallop_core::{Audio, Cancel, Clip, Frame, Plan, Progress, SAMPLES_PER_FRAME, UserError};
+use gallop_core::{
+    Audio, Cancel, Clip, Frame, PixelSize, Plan, Progress, SAMPLES_PER_FRAME, UserError, base_size,
+};
 use gallop_diffusion::{Guidance, Noise, gaussian, restarted};
-use gallop_media::ClipWriter;
+use gallop_media::{ClipWriter, fit_image};
 use gallop_model::tokens::Task;
+use gallop_model::upscaler::Upscaling;
 use gallop_model::video_ae::{GROUP, VideoDecoder};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
@@ -228,7 +231,12 @@ fn encode_given(model: &Foal, plan: &Plan, given: Given) -> Result<Option<Tensor
         }
         _ => {}
     }
-    Ok(Some(model.video_ae.encode(frames)?))
+    Ok(Some(model.video_ae.encode(&fitted(frames, plan.base))?))
+}
+
+/// Frames at another size of about the same shape.
+fn fitted(frames: &[Frame], size: PixelSize) -> Vec<Frame> {
+    frames.iter().map(|frame| fit_image(frame, size)).collect()
 }
 
 fn decode_audio(model: &Foal, plan: &Plan, latents: &Tensor) -> Result<Audio> {
@@ -236,6 +244,34 @@ fn decode_audio(model: &Foal, plan: &Plan, latents: &Tensor) -> Result<Audio> {
     audio.left.truncate(plan.clip.frames * SAMPLES_PER_FRAME);
     audio.right.truncate(plan.clip.frames * SAMPLES_PER_FRAME);
     Ok(audio)
+}
+
+/// Latents to the pictures of a clip: decoded at the size that the transformer makes, and made larger where the clip is.
+struct Pictures<'a> {
+    decoder: VideoDecoder<'a>,
+    upscaling: Option<Upscaling<'a>>,
+    size: PixelSize,
+}
+
+impl<'a> Pictures<'a> {
+    /// Before the first latent, which will be of pictures of the size `base`.
+    fn new(model: &'a Foal, base: PixelSize, size: PixelSize) -> Self {
+        let upscaler = model.upscaler.as_ref().filter(|_| base != size);
+        Self {
+            decoder: VideoDecoder::new(&model.video_ae, base),
+            upscaling: upscaler.map(Upscaling::new),
+            size,
+        }
+    }
+
+    /// The next latents `[F, H, W, C]` to their frames.
+    fn push(&mut self, latents: &Tensor) -> Result<Vec<Frame>> {
+        let mut frames = self.decoder.push(latents)?;
+        if let Some(upscaling) = &mut self.upscaling {
+            frames = upscaling.push(&frames)?;
+        }
+        Ok(fitted(&frames, self.size))
+    }
 }
 
 /// Decodes chunk by chunk, and gives each frame away before the next chunk; `first` is the picture that the clip was to
@@ -248,7 +284,7 @@ fn decode_video(
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<()> {
     progress.stage("decode", plan.clip.frames as u64);
-    let mut decoder = VideoDecoder::new(&model.video_ae, plan.clip.size);
+    let mut pictures = Pictures::new(model, plan.base, plan.clip.size);
     let (mut done, total) = (0, latents.dim(0)?);
     let mut detail = None;
     for start in (0..total).step_by(CHUNK) {
@@ -256,7 +292,7 @@ fn decode_video(
             return Err(EngineError::Cancelled);
         }
         let chunk = latents.narrow(0, start, CHUNK.min(total - start))?;
-        for mut frame in decoder.push(&chunk)? {
+        for mut frame in pictures.push(&chunk)? {
             if let Some(first) = first {
                 detail
                     .get_or_insert_with(|| Detail::new(first, &frame))
@@ -282,17 +318,18 @@ pub fn chunk_starts(frames: usize) -> impl Iterator<Item = usize> {
     latent_starts(frames).skip(CHUNK - 1).step_by(CHUNK)
 }
 
-/// A clip through both autoencoders and back: the best that the model could do.
+/// A clip through both autoencoders and back, and through the upscaler where there is one: the best that the model could do.
 ///
 /// # Errors
 /// A clip without frames; no memory.
 pub fn reconstruct(model: &Foal, clip: &Clip) -> Result<Clip> {
-    let latents = model.video_ae.encode(&clip.frames)?;
     let size = clip.frames[0].size;
-    let mut decoder = VideoDecoder::new(&model.video_ae, size);
+    let base = base_size(size, model.info.base_short_side);
+    let latents = model.video_ae.encode(&fitted(&clip.frames, base))?;
+    let mut pictures = Pictures::new(model, base, size);
     let (mut frames, total) = (Vec::with_capacity(clip.frames.len() + 3), latents.dim(0)?);
     for start in (0..total).step_by(CHUNK) {
-        frames.extend(decoder.push(&latents.narrow(0, start, CHUNK.min(total - start))?)?);
+        frames.extend(pictures.push(&latents.narrow(0, start, CHUNK.min(total - start))?)?);
     }
     let decode = |audio| {
         let latents = model.audio_ae.encode(audio)?;
@@ -322,7 +359,7 @@ mod tests {
             guidance: 2.0,
             audio: true,
         };
-        Plan::new(request, model.info.strides()).unwrap()
+        Plan::new(request, model.info.strides(), model.info.base_short_side).unwrap()
     }
 
     /// Else an untrained model, which evaluation compares with, would hold every step of the sampler.
@@ -432,6 +469,41 @@ mod tests {
         assert!(sound_for(&model, &plan, &other, quiet()).is_err());
         plan.request.audio = false;
         assert!(sound_for(&model, &plan, &frames, quiet()).is_err());
+    }
+
+    /// The transformer's part is what it would be for a small clip; the clip has the size asked for, and begins with the
+    /// picture given.
+    #[test]
+    fn large_clips_are_made_small_first() {
+        struct Frames(Vec<Frame>);
+        impl Sink for Frames {
+            fn frame(&mut self, frame: &Frame) -> gallop_core::Result<()> {
+                self.0.push(frame.clone());
+                Ok(())
+            }
+            fn audio(&mut self, _: &Audio) -> gallop_core::Result<()> {
+                Ok(())
+            }
+        }
+        let model = Foal::embedded(&Device::Cpu).unwrap();
+        let mut request = small_plan(&model).request;
+        request.resolution = "320x192".parse().unwrap();
+        let plan = Plan::new(request, model.info.strides(), Some(48)).unwrap();
+        assert_eq!(plan.base, PixelSize::new(80, 48));
+        let mut first = Frame::black(plan.clip.size);
+        first
+            .rgb
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, c)| *c = (i / 960) as u8);
+        let mut made = Frames(Vec::new());
+        let silent = (&Silent as _, &Cancel::default());
+        generate(&model, &plan, Some(&first), &mut made, silent).unwrap();
+        assert_eq!(made.0.len(), plan.clip.frames);
+        assert!(made.0.iter().all(|frame| frame.size == plan.clip.size));
+        assert_eq!(made.0[0], first);
+        let silent = (&Silent as _, &Cancel::default());
+        assert!(sound_for(&model, &plan, &made.0, silent).is_ok());
     }
 
     #[test]

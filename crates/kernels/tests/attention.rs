@@ -7,8 +7,8 @@
 mod common;
 
 use candle_core::{Device, Result, Tensor, Var};
-use common::{relative_error, rng, uniform, values};
-use gallop_kernels::{AttentionBlock, AttentionPlan, Isa, Precision, attention, set_isa};
+use common::{relative_error, rng, under_each, uniform, values};
+use gallop_kernels::{AttentionBlock, AttentionPlan, Precision, attention};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 
@@ -119,12 +119,12 @@ fn equals_softmax_in_every_instruction_set() -> Result<()> {
         block(150..160, vec![], false),
         block(170..300, vec![305..311, 0..130], true),
     ];
-    for isa in Isa::available() {
-        set_isa(isa).expect("it is available");
-        for softcap in [None, Some(2.0)] {
-            let plan = plan(blocks.clone(), softcap);
-            for (precision, most) in [(Precision::F32, 2e-5), (Precision::Bf16, 1.5e-2)] {
-                let found = errors([300, 330, 4, 2, 24], &plan, precision, 1.0)?;
+    for softcap in [None, Some(2.0)] {
+        let plan = plan(blocks.clone(), softcap);
+        for (precision, most) in [(Precision::F32, 2e-5), (Precision::Bf16, 1.5e-2)] {
+            let shape = [300, 330, 4, 2, 24];
+            for (isa, found) in under_each(|| errors(shape, &plan, precision, 1.0)) {
+                let found = found?;
                 assert!(
                     found.iter().all(|e| *e < most),
                     "{isa:?} {precision:?} {softcap:?}: {found:?}"
@@ -161,12 +161,11 @@ fn bounded_logits_come_out_as_others_do() -> Result<()> {
     let short = random((91, 1, 40), 1.0, 1)?;
     let last = (short.narrow(0, 90, 1)? * 1e3)?;
     let long = Tensor::cat(&[&short.narrow(0, 0, 90)?, &last], 0)?;
-    for isa in Isa::available() {
-        set_isa(isa).expect("it is available");
-        for (precision, most) in [(Precision::F32, 1e-6), (Precision::Bf16, 4e-3)] {
-            let [bounded, other] = [&short, &long].map(|q| attention(q, &k, &v, &plan, precision));
-            let apart = error(&bounded?, &other?)?;
-            assert!(apart < most, "{isa:?} {precision:?}: {apart}");
+    for (precision, most) in [(Precision::F32, 1e-6), (Precision::Bf16, 4e-3)] {
+        let apart = |q| attention(q, &k, &v, &plan, precision);
+        for (isa, found) in under_each(|| error(&apart(&short)?, &apart(&long)?)) {
+            let found = found?;
+            assert!(found < most, "{isa:?} {precision:?}: {found}");
         }
     }
     Ok(())
@@ -242,12 +241,17 @@ fn eight_bits_cost_little_and_are_not_trained() {
     let x = |l: usize, n: usize, rng: &mut _| uniform(rng, &[l, n, 16]);
     let (q, k, v) = (x(70, 4, &mut rng), x(90, 2, &mut rng), x(90, 2, &mut rng));
     let plan = AttentionPlan::full(70, 90, 0.25);
-    let exact = attention(&q, &k, &v, &plan, Precision::F32).unwrap();
-    let eight = attention(&q, &k, &v, &plan, Precision::Fp8).unwrap();
-    let error = relative_error(&values(&eight), &values(&exact));
-    assert!(error > 1e-2 && error < 6e-2, "{error}");
-    let v = candle_core::Var::from_tensor(&v).unwrap();
-    let trained = attention(&q, &k, &v, &plan, Precision::Fp8).unwrap();
-    let wanted = attention(&q, &k, &v, &plan, Precision::Bf16).unwrap();
-    assert_eq!(values(&trained), values(&wanted));
+    let by = |v: &Tensor, precision| values(&attention(&q, &k, v, &plan, precision).unwrap());
+    let trained = Var::from_tensor(&v).unwrap();
+    let all = under_each(|| {
+        let eight = relative_error(&by(&v, Precision::Fp8), &by(&v, Precision::F32));
+        (
+            eight,
+            [Precision::Fp8, Precision::Bf16].map(|p| by(&trained, p)),
+        )
+    });
+    for (isa, (error, [trained, wanted])) in all {
+        assert!(error > 1e-2 && error < 6e-2, "{isa:?}: {error}");
+        assert_eq!(trained, wanted, "{isa:?}");
+    }
 }

@@ -19,7 +19,8 @@ use gallop_kernels::Precision;
 
 pub(crate) use config::AUDIO_A_FRAME;
 pub use config::{
-    AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, ROPE_THETA, TextConfig, sandwich,
+    AttentionKind, DitConfig, LayerKind, MlpKind, PositionStyle, ROPE_THETA, TextConfig,
+    VIDEO_SHIFTS, sandwich, video_shifts,
 };
 pub use matrix::Form;
 pub use residency::{MemoryPlan, MemoryRequest};

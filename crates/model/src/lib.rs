@@ -18,6 +18,7 @@ pub mod public;
 pub mod quant;
 pub mod text;
 pub mod tokens;
+pub mod upscaler;
 pub mod video_ae;
 mod weights;
 

@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::ae_layers::Linear;
 use crate::{Init, ModelError, Result, Weights};
-use blocks::Stage;
 use pixels::{PATCH_IN, PATCH_OUT};
 
 pub use blocks::Carry;
+pub(crate) use blocks::Stage;
 pub use pixels::{
-    GROUP, STRIDE, clips_to_groups, frames_to_groups, groups_to_patches, latent_size,
-    patches_to_frames,
+    GROUP, STRIDE, clips_to_groups, frames_to_groups, frames_to_patches, groups_to_patches,
+    latent_size, patches_to_frames,
 };
 pub use start::start_as_transform;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use gallop_diffusion::{Guidance, push_is_felt};
-use gallop_model::dit::{Batch, Dit, DitConfig, Text};
+use gallop_model::dit::{Batch, Dit, DitConfig, Text, video_shifts};
 use gallop_model::tokens::{Modality, TokenSequence};
 use gallop_model::{WeightFiles, Weights};
 use serde::{Deserialize, Serialize};
@@ -56,19 +56,16 @@ impl Teacher {
     pub fn new(recipe: &DistilRecipe, student: &DitConfig, device: &Device) -> Result<Self> {
         let path = &recipe.teacher;
         let files = WeightFiles::open(path)?;
-        let damaged = |why: String| TrainError::Setting(format!("{}: {why}", path.display()));
         if config_of::<DitConfig>(&files, path)? != *student {
-            return Err(damaged(
-                "the teacher is another network than the student".into(),
-            ));
+            let why = "the teacher is another network than the student";
+            return Err(TrainError::Setting(format!("{}: {why}", path.display())));
         }
-        let shifts = files.metadata("video_shifts").map(serde_json::from_str);
-        let shifts = shifts.transpose().map_err(|e| damaged(e.to_string()))?;
+        let shifts = video_shifts(&files, student.video_channels)?;
         let weights = Weights::files(Arc::new(files), device);
         Ok(Self {
             dit: Dit::new(student, &weights)?,
             recipe: recipe.clone(),
-            shifts: shifts.unwrap_or_default(),
+            shifts,
         })
     }
 

@@ -9,7 +9,7 @@ use gallop_core::{Cancel, Progress};
 use gallop_diffusion::{Levels, SigmaDistribution, flow_matching, next_token, shifted};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::AudioAe;
-use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, Text, Work};
+use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, Text, VIDEO_SHIFTS, Work};
 use gallop_model::tokens::Modality;
 use gallop_model::video_ae::VideoAe;
 use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights, save_weights};
@@ -216,7 +216,7 @@ pub fn train_dit(
     };
     let mut about = BTreeMap::from([("config".to_string(), to_json(&config))]);
     if !source.levels.video.is_empty() {
-        about.insert("video_shifts".to_string(), to_json(&source.levels.video));
+        about.insert(VIDEO_SHIFTS.to_string(), to_json(&source.levels.video));
     }
     let mut task = DitTask {
         dit: Dit::new(&config, &weights)?,

@@ -1,4 +1,4 @@
-//! Training: data streams, the loop, the optimiser, checkpoints, and the three trainings themselves.
+//! Training: data streams, the loop, the optimiser, checkpoints, and the four trainings themselves.
 //!
 //! Batch `i` of a training is a function of its recipe and `i`, and noise one of the step, so a
 //! training that goes on from a checkpoint is bit for bit the one that was never stopped.
@@ -29,6 +29,7 @@ mod stft_loss;
 mod stream;
 mod throughput;
 mod trainer;
+mod upscaler;
 mod video_ae;
 
 pub use audio_ae::{AudioAeRecipe, AudioLoss, train_audio_ae};
@@ -41,4 +42,5 @@ pub use metrics::{Line, Metrics, read_log};
 pub use recipe::{Decay, OptimiserRecipe, RunRecipe, read_recipe};
 pub use recordings::RecordingFolders;
 pub use trainer::Outcome;
+pub use upscaler::{UpscalerLoss, UpscalerRecipe, train_upscaler};
 pub use video_ae::{PhotoFolders, VideoAeRecipe, VideoLoss, psnr, train_video_ae};

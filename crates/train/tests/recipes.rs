@@ -7,11 +7,13 @@ use gallop_core::{Audio, Cancel, Silent};
 use gallop_kernels::Precision;
 use gallop_model::audio_ae::{AudioAe, AudioAeConfig};
 use gallop_model::dit::{Dit, DitConfig};
+use gallop_model::upscaler::{Upscaler, UpscalerConfig};
 use gallop_model::video_ae::{VideoAe, VideoAeConfig};
 use gallop_model::{TextTokenizer, WeightFiles, Weights};
 use gallop_train::{
-    AudioAeRecipe, DistilRecipe, DitRecipe, Outcome, RecordingFolders, VideoAeRecipe, read_log,
-    read_recipe, train_audio_ae, train_dit, train_video_ae,
+    AudioAeRecipe, DistilRecipe, DitRecipe, Outcome, RecordingFolders, UpscalerRecipe,
+    VideoAeRecipe, read_log, read_recipe, train_audio_ae, train_dit, train_upscaler,
+    train_video_ae,
 };
 use serde::de::DeserializeOwned;
 
@@ -38,9 +40,12 @@ fn recipes_can_be_read() {
         recipe::<DitRecipe>(&format!("{name}-dit"));
     }
     for name in [
-        "sync", "spectrum", "narrow", "step", "ball", "lead", "large", "guided",
+        "sync", "spectrum", "narrow", "step", "ball", "lead", "large", "guided", "long",
     ] {
         recipe::<DitRecipe>(&format!("foal-dit-{name}"));
+    }
+    for name in ["foal", "tiny"] {
+        recipe::<UpscalerRecipe>(&format!("{name}-upscaler"));
     }
     recipe::<VideoAeRecipe>("foal-video-decoder");
     recipe::<AudioAeRecipe>("foal-audio-decoder");
@@ -79,6 +84,17 @@ fn tiny_recipes_lead_to_weights_that_load() {
     };
     let folder = root.path().join("dit");
     finished(train_dit(&dit, &folder, &Device::Cpu, (&Silent, &cancel)).unwrap());
+
+    let upscaler = UpscalerRecipe {
+        autoencoders: parts.clone(),
+        ..recipe("tiny-upscaler")
+    };
+    let larger = root.path().join("upscaler");
+    finished(train_upscaler(&upscaler, &larger, &Device::Cpu, (&Silent, &cancel)).unwrap());
+    let (config, weights) = open::<UpscalerConfig>(larger.join("upscaler.safetensors"));
+    assert_eq!(config, upscaler.model);
+    Upscaler::new(&config, &weights, Precision::Bf16).unwrap();
+    assert!(larger.join("sheet-000006.png").exists());
 
     let (config, weights) = open::<VideoAeConfig>(parts.join("video_ae.safetensors"));
     VideoAe::new(&config, &weights, Precision::Bf16).unwrap();

@@ -11,6 +11,7 @@ use gallop_kernels::Precision;
 use gallop_model::audio_ae::{AudioAe, AudioAeConfig};
 use gallop_model::dit::{Dit, DitConfig};
 use gallop_model::public::{Part, Preset, write_random_part};
+use gallop_model::upscaler::{Upscaler, UpscalerConfig};
 use gallop_model::video_ae::{VideoAe, VideoAeConfig};
 use gallop_model::{TextTokenizer, Vars, Weights, save_weights};
 use serde::Serialize;
@@ -43,6 +44,22 @@ pub fn tiny_model(folder: &Path) {
     };
     part(folder, "audio_ae", &audio, |w| {
         drop(AudioAe::new(&audio, w, Precision::F32).unwrap());
+    });
+}
+
+/// Gives the tiny model in a folder pictures of at most 64 pixels on their short side, and what makes them larger.
+pub fn tiny_upscaler(folder: &Path) {
+    let path = folder.join("config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    let config = config.replace("{\"name\"", "{\"base_short_side\": 64, \"name\"");
+    fs::write(path, config).unwrap();
+    let upscaler = UpscalerConfig {
+        factor: 2,
+        width: 16,
+        blocks: 2,
+    };
+    part(folder, "upscaler", &upscaler, |w| {
+        drop(Upscaler::new(&upscaler, w, Precision::F32).unwrap());
     });
 }
 

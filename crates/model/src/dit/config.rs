@@ -8,6 +8,26 @@ use crate::weights::WeightFiles;
 /// Audio latents that last as long as a video latent.
 pub(crate) const AUDIO_A_FRAME: usize = 4;
 
+/// Under which name a header of weights says how the channels of a video latent come out of the noise.
+pub const VIDEO_SHIFTS: &str = "video_shifts";
+
+/// How much later than the first each of the `channels` of a video latent comes out of the noise, from the header of a
+/// transformer's weights; none where it says nothing.
+///
+/// # Errors
+/// A header that says it of another number of channels, or other than by positive numbers.
+pub fn video_shifts(files: &WeightFiles, channels: usize) -> Result<Vec<f64>> {
+    let Some(json) = files.metadata(VIDEO_SHIFTS) else {
+        return Ok(Vec::new());
+    };
+    let shifts: Vec<f64> = serde_json::from_str(json).unwrap_or_default();
+    if shifts.len() != channels || !shifts.iter().all(|s| s.is_finite() && *s > 0.0) {
+        let what = format!("the transformer's weights have no {channels} positive {VIDEO_SHIFTS}");
+        return Err(ModelError::Config(what));
+    }
+    Ok(shifts)
+}
+
 /// The gated unit between the two projections of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -347,5 +367,22 @@ mod tests {
         };
         save_weights(&file, vec![], &BTreeMap::from([impossible.metadata()])).unwrap();
         assert!(DitConfig::of_files(&WeightFiles::open(&file).unwrap()).is_err());
+    }
+
+    #[test]
+    fn weight_files_say_how_channels_come_out_of_the_noise() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dit.safetensors");
+        let read = |said: Option<&str>| {
+            let said = said.map(|said| (VIDEO_SHIFTS.to_string(), said.to_string()));
+            save_weights(&file, vec![], &said.into_iter().collect()).unwrap();
+            video_shifts(&WeightFiles::open(&file).unwrap(), 3)
+        };
+        assert!(read(None).unwrap().is_empty());
+        assert_eq!(read(Some("[1, 2.5, 4]")).unwrap(), [1.0, 2.5, 4.0]);
+        for wrong in ["[1, 2]", "[1, 2, 0]", "[1, 2, -3]", "soon", "[]"] {
+            let error = read(Some(wrong)).unwrap_err().to_string();
+            assert!(error.contains("video_shifts"), "{error}");
+        }
     }
 }

@@ -69,19 +69,49 @@ pub fn clips_to_groups(clips: &[&[Frame]], first: bool, device: &Device) -> Resu
             let (group, y8) = (row / h8, row % h8);
             for (k, cell) in cells.chunks_exact_mut(patch).enumerate() {
                 let frame = order[group * GROUP + k % GROUP];
-                read_patch(frame, [k / GROUP * PATCH_IN, y8 * PATCH_IN], cell);
+                read_patch(frame, [k / GROUP * PATCH_IN, y8 * PATCH_IN], PATCH_IN, cell);
             }
         }
     }
     let shape = (clips.len(), groups, h8, w8, GROUP * patch);
-    let bytes = Tensor::from_vec(out, shape, device)?;
+    bytes_to_values(Tensor::from_vec(out, shape, device)?)
+}
+
+/// Bytes of colours to [-1, 1].
+fn bytes_to_values(bytes: Tensor) -> Result<Tensor> {
     Ok(((bytes.to_dtype(DType::F32)? / 127.5)? - 1.0)?)
 }
 
-/// Copies an 8x8 patch, repeating the picture's edges.
-fn read_patch(frame: &Frame, [x0, y0]: [usize; 2], out: &mut [u8]) {
+/// Frames of one size to `[T, H/side, W/side, side*side*3]` in [-1, 1], edges repeated up to a multiple of `side`.
+///
+/// # Errors
+/// If there is no frame, or their sizes differ.
+pub fn frames_to_patches(frames: &[Frame], side: usize, device: &Device) -> Result<Tensor> {
+    let size = frames.first().map(|frame| frame.size);
+    let Some(size) = size.filter(|size| frames.iter().all(|frame| frame.size == *size)) else {
+        let what = "there are no frames, or they differ in size";
+        return Err(ModelError::Config(what.into()));
+    };
+    let (across, down) = (size.width.div_ceil(side), size.height.div_ceil(side));
+    let patch = side * side * 3;
+    let mut out = vec![0u8; frames.len() * down * across * patch];
+    for (frame, out) in frames
+        .iter()
+        .zip(out.chunks_exact_mut(down * across * patch))
+    {
+        for (k, cell) in out.chunks_exact_mut(patch).enumerate() {
+            let at = [k % across * side, k / across * side];
+            read_patch(frame, at, side, cell);
+        }
+    }
+    let shape = (frames.len(), down, across, patch);
+    bytes_to_values(Tensor::from_vec(out, shape, device)?)
+}
+
+/// Copies a patch of `side` pixels a side, repeating the picture's edges.
+fn read_patch(frame: &Frame, [x0, y0]: [usize; 2], side: usize, out: &mut [u8]) {
     let PixelSize { width, height } = frame.size;
-    for (dy, row) in out.chunks_exact_mut(PATCH_IN * 3).enumerate() {
+    for (dy, row) in out.chunks_exact_mut(side * 3).enumerate() {
         let y = (y0 + dy).min(height - 1);
         for (dx, rgb) in row.chunks_exact_mut(3).enumerate() {
             let i = (y * width + (x0 + dx).min(width - 1)) * 3;
@@ -107,27 +137,27 @@ pub fn groups_to_patches(groups: &Tensor) -> Result<Tensor> {
         .reshape((b, f * GROUP, h * halves, w * halves, patch))?)
 }
 
-/// `[T, H4, W4, 4*4*3]` to frames of `size`, without the first `skip`.
+/// `[T, H/side, W/side, side*side*3]` to frames of `size`, without the first `skip`.
 ///
 /// # Errors
-/// If the patches do not cover the size.
+/// If the patches are not square or do not cover the size.
 pub fn patches_to_frames(patches: &Tensor, skip: usize, size: PixelSize) -> Result<Vec<Frame>> {
-    let (t, h4, w4, _) = patches.dims4()?;
-    if size.width > w4 * PATCH_OUT || size.height > h4 * PATCH_OUT {
-        let what = format!("{w4}x{h4} patches do not cover {size:?}");
+    let (t, down, across, patch) = patches.dims4()?;
+    let side = (patch / 3).isqrt();
+    if side * side * 3 != patch || size.width > across * side || size.height > down * side {
+        let what = format!("{across}x{down} patches of {patch} numbers do not cover {size:?}");
         return Err(ModelError::Config(what));
     }
-    let patch = PATCH_OUT * PATCH_OUT * 3;
     let values = patches.flatten_all()?.to_vec1::<f32>()?;
-    let frames = values.chunks_exact(h4 * w4 * patch).take(t).skip(skip);
+    let frames = values.chunks_exact(down * across * patch).take(t);
     Ok(frames
+        .skip(skip)
         .map(|values| {
             let mut frame = Frame::black(size);
             for (y, row) in frame.rgb.chunks_exact_mut(size.width * 3).enumerate() {
-                let line = &values[y / PATCH_OUT * w4 * patch..];
+                let line = &values[y / side * across * patch..];
                 for (x, rgb) in row.chunks_exact_mut(3).enumerate() {
-                    let at =
-                        x / PATCH_OUT * patch + (y % PATCH_OUT * PATCH_OUT + x % PATCH_OUT) * 3;
+                    let at = x / side * patch + (y % side * side + x % side) * 3;
                     for (byte, value) in rgb.iter_mut().zip(&line[at..at + 3]) {
                         *byte = ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
                     }
