@@ -65,7 +65,7 @@ pub struct Generate {
     /// The file to write
     #[arg(short, long, value_name = "FILE", default_value = "clip.mp4")]
     pub output: PathBuf,
-    /// Seconds, 1 to 15; fractions are fine [default: 5, or the longest that the model was trained on]
+    /// Seconds, 1 to 15; fractions are fine [default: the model's own, 5 for the full-size one]
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     pub duration: Option<f64>,
     /// Width to height: 16:9, 9:16, 1:1, 4:3 or 3:4

@@ -17,9 +17,6 @@ use crate::device::open_device;
 use crate::model::{foal_info, load, world_of};
 use crate::ui;
 
-/// The length of a clip where none is asked for, if the model makes as long ones.
-const SECONDS: f64 = 5.0;
-
 /// Makes a clip; everything that can be refused is refused before any work is done.
 pub fn run(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()> {
     // A folder of foal's may lie beside parts of the full-size model, so what is inside counts first.
@@ -162,7 +159,7 @@ fn show(args: &Generate, plan: &Plan, info: &FoalInfo) {
 fn request(args: &Generate, info: &FoalInfo) -> Result<Request> {
     Ok(Request {
         prompt: args.prompt.clone(),
-        duration: (args.duration).unwrap_or(SECONDS.min(info.trained.seconds)),
+        duration: args.duration.unwrap_or_else(|| info.seconds()),
         ratio: args.ratio,
         resolution: match args.resolution {
             Some(resolution) => resolution,

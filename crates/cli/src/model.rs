@@ -95,8 +95,10 @@ pub fn info(args: &ModelInfo) -> Result<()> {
     }
     println!("  prompts in  {}", trained.languages.join(", "));
     println!(
-        "  best at     {} and up to {} s",
-        trained.resolution, trained.seconds
+        "  best at     {} and {} s; trained on up to {} s",
+        trained.resolution,
+        info.seconds(),
+        trained.seconds
     );
     if let Some(side) = info.base_short_side {
         println!("              (drawn with a short side of {side}, then made larger)");

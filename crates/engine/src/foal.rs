@@ -192,11 +192,22 @@ pub struct FoalInfo {
     /// Short side of the largest pictures that the transformer makes; for larger ones there is an upscaler, or none.
     #[serde(default)]
     pub base_short_side: Option<usize>,
+    /// Seconds of a clip where none are asked for; else as long as it was trained on, up to [`SECONDS`].
+    #[serde(default)]
+    pub default_seconds: Option<f64>,
     /// What it was trained on.
     pub trained: Trained,
 }
 
+/// The longest clip that is made where no length is asked for, in seconds.
+pub const SECONDS: f64 = 5.0;
+
 impl FoalInfo {
+    /// Seconds of a clip where none are asked for.
+    pub fn seconds(&self) -> f64 {
+        (self.default_seconds).unwrap_or(SECONDS.min(self.trained.seconds))
+    }
+
     /// The config of the model inside the program.
     ///
     /// # Errors

@@ -11,5 +11,5 @@ mod generate;
 pub mod public;
 
 pub use error::{EngineError, Result};
-pub use foal::{Foal, FoalInfo, Part, Sampler, Sampling, Trained, parts};
+pub use foal::{Foal, FoalInfo, Part, SECONDS, Sampler, Sampling, Trained, parts};
 pub use generate::{Sink, chunk_starts, generate, latent_starts, reconstruct, sound_for};

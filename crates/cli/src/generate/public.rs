@@ -17,7 +17,7 @@ use gallop_model::memory::{keep_nothing, readable};
 use gallop_model::public::{Part, PublicModel};
 use serde_json::{Value, json};
 
-use super::{Made, SECONDS, done, note_attention, note_unmatched, sampler, seed};
+use super::{Made, done, note_attention, note_unmatched, sampler, seed};
 use crate::args::{self, Generate, Numbers};
 use crate::ui;
 
@@ -113,7 +113,7 @@ fn request(args: &Generate, model: &PublicModel, progress: &dyn Progress) -> Res
     };
     Ok(PublicRequest {
         prompt: assemble(&args.prompt, &args.dialogue, args.ambience.as_deref())?,
-        duration: args.duration.unwrap_or(SECONDS),
+        duration: args.duration.unwrap_or(gallop_engine::SECONDS),
         base,
         refine: larger.map(|(part, size)| Refine {
             part,
