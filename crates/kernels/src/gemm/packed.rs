@@ -117,9 +117,9 @@ impl Packed {
         self.pack(&Operand::by_columns(m.source()), 0..m.cols, 0..m.rows);
     }
 
-    /// Takes `2^(z * scale)` of the first `rows` rows of a tile as items, and sums over the columns, of which there are
-    /// `columns`, `stride` from one row to the next; those not `seen` give 0. Adds each row's sum to `sums`. The powers
-    /// must be within 2^-126..2^126. False, with nothing done, where there is no kernel that does both at once.
+    /// Takes `2^(z * scale)` of as many rows of a tile as there are `sums` as items, and sums over the columns, of which
+    /// there are `columns`, `stride` from one row to the next; those not `seen` give 0. Adds each row's sum to `sums`.
+    /// The powers must be within 2^-126..2^126. False, with nothing done, where no kernel does both at once.
     pub(crate) fn pack_powers(
         &mut self,
         (tile, stride): (&[f32], usize),

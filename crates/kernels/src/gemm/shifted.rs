@@ -4,9 +4,11 @@
 //! then 32 rows that follow each other, a constant way off. Where rows of an image are no multiples of 32 they are joined,
 //! borders and all: positions that fall on a border are computed for nothing and left out.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
-use super::amx::{LEFT, Shifted, paired_tiles, shifted_half_tiles, shifted_tiles, with_tiles};
+use super::amx::{HALF, LEFT, Panels, Shifted, shifted_tiles, tiles, with_tiles};
 use super::kernel::{Engine, Kernel, Side};
 use super::pack;
 use super::packed::{Block, Packed};
@@ -19,8 +21,6 @@ use crate::memory::filled;
 const TILES: usize = 8;
 /// Fewer input channels than this are mostly filling.
 const FEWEST: usize = 24;
-/// Columns of one tile.
-const HALF: usize = RIGHT / 2;
 
 /// Numbers that begin at a line of the cache: a tile's rows are then each in one.
 struct Lines {
@@ -34,19 +34,18 @@ impl Lines {
     /// # Safety
     /// `fill` must write every number of the slice, and read none that it has not written.
     unsafe fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Self {
-        const LINE: usize = 16;
+        const MORE: usize = size_of::<Line>() / size_of::<f32>();
         let mut start = 0;
         let aligned = |numbers: &mut [f32]| {
-            start = numbers
-                .as_ptr()
-                .align_offset(LINE * size_of::<f32>())
-                .min(LINE);
+            start = (numbers.as_ptr())
+                .align_offset(align_of::<Line>())
+                .min(MORE);
             numbers[..start].fill(0.0);
             numbers[start + len..].fill(0.0);
             fill(&mut numbers[start..start + len]);
         };
         // SAFETY: what is before and behind is written here, the rest by `fill`.
-        let numbers = unsafe { filled(len + LINE, aligned) };
+        let numbers = unsafe { filled(len + MORE, aligned) };
         Self { numbers, start }
     }
 
@@ -115,6 +114,13 @@ impl Shift {
         self.channels[0].next_multiple_of(LINE)
     }
 
+    /// The bordered position that the first tap of a plane's first output sees.
+    fn first(&self, plane: usize) -> usize {
+        let [depth, down, across] = &self.axes;
+        let (image, t) = (plane / depth.output, plane % depth.output);
+        (image * depth.seen() + t) * down.seen() * across.seen()
+    }
+
     /// The tiles of a plane: where they start among its joined rows, and how many positions they are for.
     fn tiles(&self) -> Vec<(usize, usize)> {
         let [_, down, across] = &self.axes;
@@ -168,8 +174,6 @@ impl Shift {
             .collect();
         let to = Output(y.as_mut_ptr());
         tasks.par_iter().with_max_len(1).for_each(|&(at, tiles)| {
-            let (image, t) = (at / depth.output, at % depth.output);
-            let first = (image * depth.seen() + t) * down.seen() * across.seen();
             let part = Part {
                 of: self,
                 // The borders of `bordered` are those of this plane.
@@ -177,7 +181,7 @@ impl Shift {
                     .at(0)
                     .as_ptr()
                     .cast::<u8>()
-                    .wrapping_add(2 * first * self.width()),
+                    .wrapping_add(2 * self.first(at) * self.width()),
                 offsets: &offsets,
                 packed: &packed,
                 starts: &starts,
@@ -234,39 +238,39 @@ impl Shift {
     /// The weights as right panels, each tap's channels filled up to whole lines.
     fn packed(&self, kernel: Kernel, weights: &[f32]) -> Packed {
         let ([inputs, outputs], width) = (self.channels, self.width());
-        let mut filled = Vec::new();
-        let mut whole = weights;
+        let mut whole = Cow::Borrowed(weights);
         if width != inputs {
-            filled = vec![0.0; weights.len() / inputs * width];
-            let cells = filled
-                .chunks_exact_mut(width)
-                .zip(weights.chunks_exact(inputs));
+            let mut filled = vec![0.0; weights.len() / inputs * width];
+            let cells = filled.chunks_exact_mut(width);
+            let cells = cells.zip(weights.chunks_exact(inputs));
             cells.for_each(|(to, from)| to[..inputs].copy_from_slice(from));
-        }
-        if !filled.is_empty() {
-            whole = &filled;
+            whole = Cow::Owned(filled);
         }
         let row = whole.len() / outputs;
-        let source = Source::matrix(Data::F32(whole), outputs, row, row);
+        let source = Source::matrix(Data::F32(&whole), outputs, row, row);
         Packed::whole(kernel, Side::Right, &Operand::by_rows(source))
     }
 
-    /// The way to what each line of depth reads, in bytes.
-    fn offsets(&self) -> Vec<usize> {
+    /// How many bordered positions after the first one each tap sees.
+    fn taps(&self) -> Vec<usize> {
         let [depth, down, across] = &self.axes;
-        let width = self.width();
         let mut found = Vec::new();
         for k0 in 0..depth.taps {
             for k1 in 0..down.taps {
                 for k2 in 0..across.taps {
                     let row = k0 * depth.dilation * down.seen() + k1 * down.dilation;
-                    let at = row * across.seen() + k2 * across.dilation;
-                    let lines = (0..width).step_by(LINE);
-                    found.extend(lines.map(|c| 2 * (at * width + c)));
+                    found.push(row * across.seen() + k2 * across.dilation);
                 }
             }
         }
         found
+    }
+
+    /// The way to what each line of depth reads, in bytes.
+    fn offsets(&self) -> Vec<usize> {
+        let width = self.width();
+        let lines = |at: usize| (0..width).step_by(LINE).map(move |c| 2 * (at * width + c));
+        self.taps().into_iter().flat_map(lines).collect()
     }
 }
 
@@ -318,8 +322,7 @@ impl Shift {
         };
         let left = Packed::whole(kernel, Side::Left, &Operand::by_columns(source));
         let [even, odd] = self.pairs(&self.bordered(x));
-        let taps: Vec<usize> = self.offsets().into_iter().step_by(width / LINE).collect();
-        let taps: Vec<usize> = taps.into_iter().map(|bytes| bytes / (2 * width)).collect();
+        let taps = self.taps();
         let row = taps.len() * width;
         let numbers = outputs.next_multiple_of(LEFT) * row;
         let parts = (SUMS / numbers).clamp(1, PARTS).min(planes);
@@ -331,19 +334,23 @@ impl Shift {
             let of_part = part * planes / parts..(part + 1) * planes / parts;
             let work = || {
                 for plane in of_part {
-                    let (image, t) = (plane / depth.output, plane % depth.output);
-                    let first = (image * depth.seen() + t) * down.seen() * line;
+                    let first = self.first(plane);
                     let (a, _) = Block::new(&left, panel * LEFT, plane * joined).panels();
                     for (k, tap) in taps.iter().enumerate() {
                         let at = first + tap;
-                        let pairs = if at % 2 == 0 { &even } else { &odd };
+                        let pairs = if at.is_multiple_of(2) { &even } else { &odd };
                         let from = pairs.at(0).as_ptr().wrapping_add(at / 2 * width);
                         for c in (0..width).step_by(RIGHT) {
-                            let b = (from.wrapping_add(c).cast(), 4 * width);
+                            let panels = Panels {
+                                left: a,
+                                right: from.wrapping_add(c).cast(),
+                                stride: 4 * width,
+                                blocks: joined / LINE,
+                            };
                             let c = (sums[k * width + c..].as_mut_ptr(), row);
                             // SAFETY: tiles are configured; positions behind the last are there to be read, and
                             // count nothing, since the left side is zero there.
-                            unsafe { paired_tiles(a, b, joined / LINE, c) };
+                            unsafe { tiles::<true>(panels, c, true) };
                         }
                     }
                 }
@@ -441,13 +448,17 @@ impl Part<'_> {
                 unsafe {
                     let c = self.to.wrapping_add((y * valid + x) * outputs + column);
                     match columns {
-                        RIGHT if straight => shifted_tiles(a, panel, bias, (c, outputs)),
-                        HALF if straight => shifted_half_tiles(a, panel, bias, (c, outputs)),
+                        RIGHT if straight => {
+                            shifted_tiles::<true>(a, panel, bias, (c, outputs));
+                        }
+                        HALF if straight => {
+                            shifted_tiles::<false>(a, panel, bias, (c, outputs));
+                        }
                         columns => {
                             let c = (beside.as_mut_ptr(), RIGHT);
                             match columns <= HALF {
-                                true => shifted_half_tiles(a, panel, bias, c),
-                                false => shifted_tiles(a, panel, bias, c),
+                                true => shifted_tiles::<false>(a, panel, bias, c),
+                                false => shifted_tiles::<true>(a, panel, bias, c),
                             }
                             self.keep(&beside, start..start + rows, column..column + columns);
                         }
@@ -482,6 +493,3 @@ impl Part<'_> {
         }
     }
 }
-
-/// For the type only: lines are read as bytes here.
-const _: () = assert!(size_of::<Line>() == 2 * LINE);
