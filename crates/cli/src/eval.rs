@@ -152,7 +152,7 @@ fn plan(args: &Eval, info: &FoalInfo) -> Result<Plan> {
         guidance: info.sampling.guidance,
         audio: true,
     };
-    Ok(Plan::new(request, info.strides(), info.base_short_side)?)
+    Ok(info.plan(request)?)
 }
 
 impl Column {

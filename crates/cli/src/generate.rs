@@ -35,7 +35,7 @@ fn foal(args: &Generate, progress: &dyn Progress, cancel: &Cancel) -> Result<()>
     refuse_full_size(args)?;
     let start = Instant::now();
     let info = foal_info(args.model.as_deref())?;
-    let plan = Plan::new(request(args, &info)?, info.strides(), info.base_short_side)?;
+    let plan = info.plan(request(args, &info)?)?;
     gallop_media::check_output(&args.output)?;
     let first = args
         .image

@@ -69,7 +69,7 @@ pub fn info(args: &ModelInfo) -> Result<()> {
         return folder_info(folder, args.json);
     }
     let info = foal_info(folder)?;
-    let parts = parts(folder)?;
+    let parts = parts(&info, folder)?;
     if args.json {
         let parts: Vec<_> = parts
             .iter()

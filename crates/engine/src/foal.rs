@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use gallop_core::{Resolution, Strides, UserError};
+use gallop_core::{Plan, Request, Resolution, Strides, UserError};
 use gallop_diffusion::{
     Field, Levels, Noise, Restart, euler, flow_sigmas, log_snr_sigmas, renoise, sde, sde_theta,
     unipc,
@@ -242,6 +242,14 @@ impl FoalInfo {
         })
     }
 
+    /// What will be made for a request.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn plan(&self, request: Request) -> Result<Plan> {
+        Ok(Plan::new(request, self.strides(), self.base_short_side)?)
+    }
+
     /// Pixels and frames to latents.
     pub fn strides(&self) -> Strides {
         Strides::FOAL
@@ -400,12 +408,11 @@ fn config<C: DeserializeOwned>(files: &WeightFiles, part: Part) -> Result<C> {
     })
 }
 
-/// Each part of a model with its bytes and parameters: of `folder`, or of the one inside the program.
+/// Each part of the model that `info` is of, with its bytes and parameters: of `folder`, or of the one inside the program.
 ///
 /// # Errors
 /// A file that is missing or broken.
-pub fn parts(folder: Option<&Path>) -> Result<Vec<(Part, usize, usize)>> {
-    let info = folder.map_or_else(FoalInfo::embedded, FoalInfo::open)?;
+pub fn parts(info: &FoalInfo, folder: Option<&Path>) -> Result<Vec<(Part, usize, usize)>> {
     Part::ALL
         .into_iter()
         .filter(|part| *part != Part::Upscaler || info.base_short_side.is_some())

@@ -1,5 +1,7 @@
 //! One clip: the way of the data from a plan to frames and samples.
 
+use std::borrow::Cow;
+
 use candle_core::Tensor;
 use gallop_core::{
     Audio, Cancel, Clip, Frame, PixelSize, Plan, Progress, SAMPLES_PER_FRAME, UserError, base_size,
@@ -234,9 +236,12 @@ fn encode_given(model: &Foal, plan: &Plan, given: Given) -> Result<Option<Tensor
     Ok(Some(model.video_ae.encode(&fitted(frames, plan.base))?))
 }
 
-/// Frames at another size of about the same shape.
-fn fitted(frames: &[Frame], size: PixelSize) -> Vec<Frame> {
-    frames.iter().map(|frame| fit_image(frame, size)).collect()
+/// Frames at another size of about the same shape; as they are where they have it.
+fn fitted(frames: &[Frame], size: PixelSize) -> Cow<'_, [Frame]> {
+    match frames.iter().all(|frame| frame.size == size) {
+        true => frames.into(),
+        false => frames.iter().map(|frame| fit_image(frame, size)).collect(),
+    }
 }
 
 fn decode_audio(model: &Foal, plan: &Plan, latents: &Tensor) -> Result<Audio> {
@@ -270,7 +275,11 @@ impl<'a> Pictures<'a> {
         if let Some(upscaling) = &mut self.upscaling {
             frames = upscaling.push(&frames)?;
         }
-        Ok(fitted(&frames, self.size))
+        let resized = match fitted(&frames, self.size) {
+            Cow::Owned(resized) => Some(resized),
+            Cow::Borrowed(_) => None,
+        };
+        Ok(resized.unwrap_or(frames))
     }
 }
 
@@ -359,7 +368,7 @@ mod tests {
             guidance: 2.0,
             audio: true,
         };
-        Plan::new(request, model.info.strides(), model.info.base_short_side).unwrap()
+        model.info.plan(request).unwrap()
     }
 
     /// Else an untrained model, which evaluation compares with, would hold every step of the sampler.

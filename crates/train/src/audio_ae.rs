@@ -19,13 +19,12 @@ use crate::error::Result;
 use crate::export::{export, measure, start_from};
 use crate::loss::Graded;
 use crate::metrics::Metrics;
-use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::recordings::{RecordingFolders, Recordings};
 use crate::rng::{Purpose, stream};
 use crate::stft_loss::StftLoss;
 use crate::stream::MakeBatch;
-use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
+use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train_vars};
 
 /// Batches that the latents' mean and spread are measured on.
 const STATISTICS_BATCHES: u64 = 24;
@@ -152,8 +151,6 @@ pub fn train_audio_ae(
         true => &["latents.", "levels.", "encoder."],
         false => &["latents.", "levels."],
     };
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, frozen)?;
-    progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
         recipe: &recipe.run,
@@ -161,9 +158,10 @@ pub fn train_audio_ae(
         progress,
         cancel,
     };
-    let outcome = train(&mut task, &mut optimiser, &run)?;
-    optimiser.with_ema(|| task.export(&vars, &folder.join("audio_ae.safetensors")))?;
-    Ok(outcome)
+    let file = folder.join("audio_ae.safetensors");
+    train_vars(&mut task, (&vars, frozen), &run, |task| {
+        task.export(&vars, &file)
+    })
 }
 
 fn sound(recipe: &AudioAeRecipe, seed: u64, split: Split) -> Result<Audio> {

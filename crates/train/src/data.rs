@@ -132,11 +132,16 @@ pub(crate) fn files_in(
     Ok(paths)
 }
 
-/// Draws an index by weight.
+/// Draws one of `all` by weight.
 ///
 /// # Errors
 /// If there is nothing to draw.
-pub fn choose(weights: &[f64], rng: &mut Pcg64) -> Result<usize> {
+pub fn choose_by<'a, T>(
+    all: &'a [T],
+    weight: impl Fn(&T) -> f64,
+    rng: &mut Pcg64,
+) -> Result<&'a T> {
+    let weights: Vec<f64> = all.iter().map(weight).collect();
     let total: f64 = weights.iter().sum();
     if weights.is_empty() || total <= 0.0 {
         return Err(TrainError::Setting(
@@ -148,7 +153,12 @@ pub fn choose(weights: &[f64], rng: &mut Pcg64) -> Result<usize> {
         left -= weight;
         left < 0.0
     });
-    Ok(found.unwrap_or(weights.len() - 1))
+    Ok(&all[found.unwrap_or(all.len() - 1)])
+}
+
+/// Width and height as recipes write them.
+pub fn pixel_size([width, height]: [usize; 2]) -> PixelSize {
+    PixelSize::new(width, height)
 }
 
 /// The same piece of every frame, at a place drawn by chance.

@@ -12,10 +12,9 @@ use gallop_model::audio_ae::AudioAe;
 use gallop_model::dit::{AttentionKind, Batch, Dit, DitConfig, Outputs, Text, VIDEO_SHIFTS, Work};
 use gallop_model::tokens::Modality;
 use gallop_model::video_ae::VideoAe;
-use gallop_model::{TextTokenizer, Vars, WeightFiles, Weights, save_weights};
+use gallop_model::{TextTokenizer, Vars, Weights, save_weights};
 use gallop_world::{Split, WorldRng, captions};
 use rand::{RngExt, SeedableRng};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data::WorldRecipe;
@@ -23,15 +22,14 @@ use crate::distil::{DistilRecipe, Teacher};
 use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
-use crate::export::{config_of, small, start_from};
+use crate::export::{open, small, start_from};
 use crate::importance::{channel_shifts, importance};
 use crate::metrics::Metrics;
-use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::stream::MakeBatch;
 use crate::throughput::FORWARD_AND_BACK;
-use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
+use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, pool, train_vars};
 
 /// Clips whose captions the tokenizer learns from.
 const TOKENIZER_CLIPS: u64 = 3000;
@@ -228,8 +226,6 @@ pub fn train_dit(
     if let Some(path) = &recipe.start {
         start_from(&vars, path, &["adapter.audio_phase.weight"])?;
     }
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &[])?;
-    progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
         recipe: &recipe.run,
@@ -237,15 +233,10 @@ pub fn train_dit(
         progress,
         cancel,
     };
-    let outcome = train(&mut task, &mut optimiser, &run)?;
-    optimiser.with_ema(|| -> Result<()> {
-        Ok(save_weights(
-            &folder.join("dit.safetensors"),
-            small(&vars)?,
-            &about,
-        )?)
-    })?;
-    Ok(outcome)
+    let file = folder.join("dit.safetensors");
+    train_vars(&mut task, (&vars, &[]), &run, |_| {
+        Ok(save_weights(&file, small(&vars)?, &about)?)
+    })
 }
 
 fn to_json(what: &impl Serialize) -> String {
@@ -276,10 +267,7 @@ fn source(
     config: DitConfig,
     (tokenizer, device): (TextTokenizer, &Device),
 ) -> Result<Source> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(recipe.run.worker_threads())
-        .build()
-        .map_err(|e| TrainError::Setting(format!("workers: {e}")))?;
+    let pool = pool("workers", recipe.run.worker_threads())?;
     let (video, weights) = open(&recipe.autoencoders.join("video_ae.safetensors"), device)?;
     let video_ae = VideoAe::new(&video, &weights, Precision::Bf16)?;
     let (audio, weights) = open(&recipe.autoencoders.join("audio_ae.safetensors"), device)?;
@@ -299,13 +287,6 @@ fn source(
         pool,
         ready: Mutex::new(HashMap::new()),
     })
-}
-
-/// An autoencoder's configuration and weights.
-fn open<C: DeserializeOwned>(path: &Path, device: &Device) -> Result<(C, Weights)> {
-    let files = WeightFiles::open(path)?;
-    let config = config_of(&files, path)?;
-    Ok((config, Weights::files(Arc::new(files), device)))
 }
 
 fn held_out(source: &Source) -> Result<Vec<EncodedClip>> {

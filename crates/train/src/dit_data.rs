@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
-use gallop_core::{Frame, LatentShape, PixelSize};
+use gallop_core::{Frame, LatentShape};
 use gallop_diffusion::{Levels, add_noise_by_part, gaussian, shifted, velocity_target};
 use gallop_model::TextTokenizer;
 use gallop_model::audio_ae::AudioAe;
@@ -22,7 +22,7 @@ use rand_pcg::Pcg64;
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ClipOf, choose};
+use crate::data::{ClipOf, choose_by, pixel_size};
 use crate::distil::Unguided;
 use crate::dit::DitRecipe;
 use crate::error::Result;
@@ -187,8 +187,7 @@ impl Source {
         let views = &stage
             .or(stages.last())
             .map_or(&[][..], |stage| &stage.views);
-        let weights: Vec<f64> = views.iter().map(|view| view.weight).collect();
-        Ok(&views[choose(&weights, rng)?])
+        choose_by(views, |view| view.weight, rng)
     }
 
     /// The clips of batch `index`; those that are not ready are rendered and encoded.
@@ -240,7 +239,7 @@ impl Source {
     fn render(&self, view: &DitView, seed: u64, split: Split) -> Result<Rendered> {
         let what = ClipOf {
             seed,
-            size: PixelSize::new(view.size[0], view.size[1]),
+            size: pixel_size(view.size),
             frames: view.frames,
             audio: view.frames > 1,
         };
@@ -294,12 +293,7 @@ impl Source {
             return Ok(Vec::new());
         }
         let weight = |caption: &Caption| self.recipe.languages.get(&caption.lang).copied();
-        let weights: Vec<f64> = clip
-            .captions
-            .iter()
-            .map(|c| weight(c).unwrap_or(0.0))
-            .collect();
-        let caption = &clip.captions[choose(&weights, rng)?];
+        let caption = choose_by(&clip.captions, |c| weight(c).unwrap_or(0.0), rng)?;
         Ok(self.tokenizer.encode(&caption.text)?)
     }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{D, DType, Tensor};
-use gallop_model::{Vars, WeightFiles, save_weights};
+use candle_core::{D, DType, Device, Tensor};
+use gallop_model::{Vars, WeightFiles, Weights, save_weights};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -45,6 +46,16 @@ pub(crate) fn export(vars: &Vars, config: &impl Serialize, path: &Path) -> Resul
 pub(crate) fn config_of<C: DeserializeOwned>(files: &WeightFiles, path: &Path) -> Result<C> {
     serde_json::from_str(files.metadata("config").unwrap_or_default())
         .map_err(|e| TrainError::Setting(format!("{}: {e}", path.display())))
+}
+
+/// The configuration and the weights of a network.
+///
+/// # Errors
+/// If the file cannot be read, or is of another kind.
+pub(crate) fn open<C: DeserializeOwned>(path: &Path, device: &Device) -> Result<(C, Weights)> {
+    let files = WeightFiles::open(path)?;
+    let config = config_of(&files, path)?;
+    Ok((config, Weights::files(Arc::new(files), device)))
 }
 
 /// Gives trainable weights the values of a file of the same network.

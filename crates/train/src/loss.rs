@@ -138,6 +138,35 @@ pub fn pixel_loss(
     })
 }
 
+/// Greatest squared difference of pixels in [-1, 1].
+const PEAK: f64 = 4.0;
+
+impl PixelLoss {
+    /// Peak signal-to-noise ratio, in dB.
+    pub fn psnr(&self) -> f64 {
+        10.0 * (PEAK / self.mse).log10()
+    }
+}
+
+/// [`pixel_loss`] of a clip, with `change` times [`change_loss`] in its total where that is not 0.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn clip_loss(
+    predicted: &Tensor,
+    target: &Tensor,
+    skip: usize,
+    (judged, change): ([f32; 2], f64),
+) -> Result<PixelLoss> {
+    let mut loss = pixel_loss(predicted, target, skip, judged)?;
+    if change > 0.0
+        && let Some(changed) = change_loss(predicted, target, skip)?
+    {
+        loss.total = (loss.total + (changed * change)?)?;
+    }
+    Ok(loss)
+}
+
 /// Changes of pixels in [-1, 1] below which [`change_loss`] is smooth: an eighth of a step of 8 bits.
 const SOFT: f64 = 1e-3;
 

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use gallop_core::{Cancel, Progress};
+use gallop_model::Vars;
+use rayon::ThreadPool;
 
 use crate::checkpoint::Checkpoints;
 use crate::error::{Result, TrainError};
@@ -74,13 +76,37 @@ pub struct Outcome {
 ///
 /// # Errors
 /// If data, tensors or files fail, or the loss is no longer a number.
-pub fn train<T: Task>(task: &mut T, optimiser: &mut Optimiser, run: &Run) -> Result<Outcome> {
+fn train<T: Task>(task: &mut T, optimiser: &mut Optimiser, run: &Run) -> Result<Outcome> {
     gallop_kernels::keep_freed_memory();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(run.recipe.threads)
-        .build()
-        .map_err(|e| TrainError::Setting(format!("threads: {e}")))?;
-    pool.install(|| Loop::new(optimiser, run)?.run(task))
+    pool("threads", run.recipe.threads)?.install(|| Loop::new(optimiser, run)?.run(task))
+}
+
+/// So many threads of their own; 0 takes all. `setting` is what a recipe calls their number.
+///
+/// # Errors
+/// If the system has none to give.
+pub(crate) fn pool(setting: &str, threads: usize) -> Result<ThreadPool> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    (builder.build()).map_err(|e| TrainError::Setting(format!("{setting}: {e}")))
+}
+
+/// Trains those of `vars` whose names begin with none of `frozen`, says how many they are, and then calls `export` with the
+/// averaged weights in place.
+///
+/// # Errors
+/// As [`train`], or what `export` says.
+pub fn train_vars<T: Task>(
+    task: &mut T,
+    (vars, frozen): (&Vars, &[&str]),
+    run: &Run,
+    export: impl FnOnce(&T) -> Result<()>,
+) -> Result<Outcome> {
+    let mut optimiser = Optimiser::new(run.optimiser, vars, frozen)?;
+    let parameters = optimiser.parameters();
+    run.progress.note(&format!("{parameters} weights"));
+    let outcome = train(task, &mut optimiser, run)?;
+    optimiser.with_ema(|| export(task))?;
+    Ok(outcome)
 }
 
 struct Loop<'a> {

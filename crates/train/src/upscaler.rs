@@ -9,30 +9,27 @@ use gallop_kernels::Precision;
 use gallop_media::fit_image;
 use gallop_model::upscaler::{PATCH, Upscaler, UpscalerConfig, Upscaling};
 use gallop_model::video_ae::{VideoAe, frames_to_patches};
-use gallop_model::{Vars, WeightFiles, Weights};
+use gallop_model::{Vars, Weights};
 use gallop_world::Split;
 use rand::RngExt;
 use rand_pcg::Pcg64;
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ClipOf, View, WorldRecipe, choose};
-use crate::error::{Result, TrainError};
-use crate::export::{config_of, export, start_from};
-use crate::loss::{change_loss, latent_noise, pixel_loss};
+use crate::data::{ClipOf, View, WorldRecipe, choose_by, pixel_size};
+use crate::error::Result;
+use crate::export::{export, open, start_from};
+use crate::loss::{clip_loss, latent_noise};
 use crate::metrics::Metrics;
-use crate::optimiser::Optimiser;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::sheet::write_sheet;
 use crate::stream::MakeBatch;
-use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
+use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, pool, train_vars};
 use crate::video_ae::psnr;
 
 /// Frames of a clip that a sheet shows.
 const SHOWN: usize = 3;
-/// Greatest squared difference of pixels in [-1, 1].
-const PEAK: f64 = 4.0;
 
 /// Everything about a training of the upscaler.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,8 +116,6 @@ pub fn train_upscaler(
         held_out,
         device: device.clone(),
     };
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, &[])?;
-    progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
         recipe: &recipe.run,
@@ -128,29 +123,26 @@ pub fn train_upscaler(
         progress,
         cancel,
     };
-    let outcome = train(&mut task, &mut optimiser, &run)?;
     let file = folder.join("upscaler.safetensors");
-    optimiser.with_ema(|| export(&vars, &recipe.model, &file))?;
-    Ok(outcome)
+    train_vars(&mut task, (&vars, &[]), &run, |_| {
+        export(&vars, &recipe.model, &file)
+    })
 }
 
 impl Source {
     fn new(recipe: &UpscalerRecipe) -> Result<Self> {
         let path = recipe.autoencoders.join("video_ae.safetensors");
-        let files = Arc::new(WeightFiles::open(&path)?);
-        let config = config_of(&files, &path)?;
-        let weights = Weights::files(files, &Device::Cpu);
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let (config, weights) = open(&path, &Device::Cpu)?;
         Ok(Self {
             recipe: recipe.clone(),
             video_ae: VideoAe::new(&config, &weights, Precision::Bf16)?,
-            pool: (threads.build()).map_err(|e| TrainError::Setting(format!("threads: {e}")))?,
+            pool: pool("threads", 1)?,
         })
     }
 
     /// A clip of a view: small and through the autoencoder, and large.
     fn pair(&self, view: &View, split: Split, rng: &mut Pcg64) -> Result<[Vec<Frame>; 2]> {
-        let small = PixelSize::new(view.size[0], view.size[1]);
+        let small = pixel_size(view.size);
         let factor = self.recipe.model.factor;
         let large = PixelSize::new(small.width * factor, small.height * factor);
         let seed = rng.random();
@@ -192,8 +184,7 @@ impl Source {
     fn batch(&self, index: u64) -> Result<UpscalerBatch> {
         let recipe = &self.recipe;
         let mut rng = stream(recipe.run.seed, Purpose::Data, index);
-        let weights: Vec<f64> = recipe.views.iter().map(|view| view.weight).collect();
-        let view = &recipe.views[choose(&weights, &mut rng)?];
+        let view = choose_by(&recipe.views, |view| view.weight, &mut rng)?;
         let (mut small, mut large) = (Vec::new(), Vec::new());
         let side = PATCH * recipe.model.factor;
         for _ in 0..view.clips {
@@ -230,19 +221,11 @@ impl Task for UpscalerTask {
         let target = batch.large.to_device(&self.device)?;
         let small = batch.small.to_device(&self.device)?;
         let predicted = self.upscaler.forward(&small, None)?;
-        let errors = pixel_loss(&predicted, &target, 0, [loss.absolute, loss.squared])?;
-        let mut total = errors.total;
-        if loss.change > 0.0
-            && let Some(change) = change_loss(&predicted, &target, 0)?
-        {
-            total = (total + (change * loss.change)?)?;
-        }
+        let weights = ([loss.absolute, loss.squared], loss.change);
+        let errors = clip_loss(&predicted, &target, 0, weights)?;
         Ok(StepLoss {
-            metrics: metrics([
-                ("loss", errors.value),
-                ("psnr", 10.0 * (PEAK / errors.mse).log10()),
-            ]),
-            total,
+            metrics: metrics([("loss", errors.value), ("psnr", errors.psnr())]),
+            total: errors.total,
             operations: 0.0,
         })
     }

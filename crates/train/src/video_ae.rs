@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use gallop_core::{Cancel, Frame, PixelSize, Progress};
+use gallop_core::{Cancel, Frame, Progress};
 use gallop_kernels::Precision;
 use gallop_model::video_ae::{
     GROUP, VideoAe, VideoAeConfig, clips_to_groups, groups_to_patches, start_as_transform,
@@ -15,18 +15,17 @@ use rand::RngExt;
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ClipOf, View, WorldRecipe, choose, cut};
+use crate::data::{ClipOf, View, WorldRecipe, choose_by, cut, pixel_size};
 use crate::error::{Result, TrainError};
 use crate::export::{export, measure, start_from};
-use crate::loss::{change_loss, latent_noise, pixel_loss};
+use crate::loss::{clip_loss, latent_noise};
 use crate::metrics::Metrics;
-use crate::optimiser::Optimiser;
 use crate::photos::Photos;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::sheet::write_sheet;
 use crate::stream::MakeBatch;
-use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train};
+use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train_vars};
 
 /// Batches that the latents' mean and spread are measured on.
 const STATISTICS_BATCHES: u64 = 24;
@@ -37,8 +36,6 @@ const LATENT_SIZE: f32 = 0.8;
 const LEAST_SIZE: f32 = 1e-3;
 /// Frames of a clip that a sheet shows.
 const SHOWN: usize = 6;
-/// Greatest squared difference of pixels in [-1, 1].
-const PEAK: f64 = 4.0;
 
 /// Everything about a training of the video autoencoder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -155,8 +152,6 @@ pub fn train_video_ae(
         true => &["latents.", "encoder."],
         false => &["latents."],
     };
-    let mut optimiser = Optimiser::new(&recipe.optimiser, &vars, frozen)?;
-    progress.note(&format!("{} weights", optimiser.parameters()));
     let run = Run {
         folder: folder.to_path_buf(),
         recipe: &recipe.run,
@@ -164,9 +159,10 @@ pub fn train_video_ae(
         progress,
         cancel,
     };
-    let outcome = train(&mut task, &mut optimiser, &run)?;
-    optimiser.with_ema(|| task.export(&vars, &folder.join("video_ae.safetensors")))?;
-    Ok(outcome)
+    let file = folder.join("video_ae.safetensors");
+    train_vars(&mut task, (&vars, frozen), &run, |task| {
+        task.export(&vars, &file)
+    })
 }
 
 fn held_out(recipe: &VideoAeRecipe) -> Result<Vec<Vec<Frame>>> {
@@ -196,15 +192,10 @@ fn held_out_photos(recipe: &VideoAeRecipe, photos: &Photos) -> Vec<Vec<Frame>> {
         .collect()
 }
 
-fn pixel_size([width, height]: [usize; 2]) -> PixelSize {
-    PixelSize::new(width, height)
-}
-
 fn make_batch(source: &Source, index: u64) -> Result<VideoBatch> {
     let recipe = &source.recipe;
     let mut rng = stream(recipe.run.seed, Purpose::Data, index);
-    let weights: Vec<f64> = recipe.views.iter().map(|view| view.weight).collect();
-    let view = &recipe.views[choose(&weights, &mut rng)?];
+    let view = choose_by(&recipe.views, |view| view.weight, &mut rng)?;
     let mut clips = Vec::with_capacity(view.clips * view.crops);
     for _ in 0..view.clips {
         let frames = source.frames(view, &mut rng)?;
@@ -261,23 +252,17 @@ impl Task for VideoTask {
         let predicted = self.ae.decode_groups(&(&latents + noise)?, None)?;
         let target = groups_to_patches(&groups)?;
         // The first group of a clip stands for one frame, which is its last.
-        let judged = [loss.absolute, loss.squared];
-        let errors = pixel_loss(&predicted, &target, GROUP - 1, judged)?;
-        let mut total = errors.total;
-        if loss.change > 0.0
-            && let Some(change) = change_loss(&predicted, &target, GROUP - 1)?
-        {
-            total = (total + (change * loss.change)?)?;
-        }
+        let weights = ([loss.absolute, loss.squared], loss.change);
+        let errors = clip_loss(&predicted, &target, GROUP - 1, weights)?;
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
             metrics: metrics([
                 ("loss", errors.value),
-                ("psnr", 10.0 * (PEAK / errors.mse).log10()),
+                ("psnr", errors.psnr()),
                 ("latent_rms", spread),
             ]),
-            total: (total + (size * loss.latent_size)?)?,
+            total: (errors.total + (size * loss.latent_size)?)?,
             operations: 0.0,
         })
     }
