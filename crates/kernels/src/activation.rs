@@ -260,6 +260,47 @@ struct Swiglu7 {
     stored: Precision,
 }
 
+/// What is between the two products of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// [`gelu_tanh`].
+    GeluTanh,
+    /// [`gelu7`].
+    Gelu7,
+    /// [`swiglu7`]: twice as many columns before as after.
+    Swiglu7,
+}
+
+impl Activation {
+    /// Columns before, where there is one after.
+    pub fn fan_in(self) -> usize {
+        match self {
+            Self::GeluTanh | Self::Gelu7 => 1,
+            Self::Swiglu7 => 2,
+        }
+    }
+
+    /// Values of `x` into `y`.
+    pub(crate) fn values(self, x: &[f32], y: &mut [f32]) {
+        match self {
+            Self::GeluTanh => vectorised(Values(x, y, GeluTanh)),
+            Self::Gelu7 => vectorised(Values(x, y, Gelu7)),
+            Self::Swiglu7 => vectorised(SwigluForward(x.as_chunks().0, y)),
+        }
+    }
+
+    /// The gradient of `x` into `dx`, given that of the values.
+    pub(crate) fn gradients(self, x: &[f32], grad: &[f32], dx: &mut [f32]) {
+        match self {
+            Self::GeluTanh => vectorised(Slopes(x, grad, dx, GeluTanh)),
+            Self::Gelu7 => vectorised(Slopes(x, grad, dx, Gelu7)),
+            Self::Swiglu7 => {
+                vectorised(SwigluBackward(x.as_chunks().0, grad, dx.as_chunks_mut().0))
+            }
+        }
+    }
+}
+
 struct SwigluForward<'a>(&'a [[f32; 2]], &'a mut [f32]);
 
 impl Loop for SwigluForward<'_> {

@@ -3,6 +3,7 @@
 mod activation;
 mod adam;
 mod attention;
+mod branch;
 mod conv;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -24,10 +25,15 @@ mod simd;
 mod storage;
 
 pub use activation::{
-    gelu, gelu_tanh, gelu7, gelu7_for_product, head_gate, silu, snake, swiglu7, swiglu7_for_product,
+    Activation, gelu, gelu_tanh, gelu7, gelu7_for_product, head_gate, silu, snake, swiglu7,
+    swiglu7_for_product,
 };
 pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
+pub use branch::{
+    AttentionWeights, MlpBranch, attention_branch, attention_branch_frozen, mlp_branch,
+    mlp_branch_frozen,
+};
 pub use conv::{ConvSpec, Padding, conv};
 pub use device::{
     DeviceMemory, cuda_device, device_memory, device_name, forget_peak, fused_attention,

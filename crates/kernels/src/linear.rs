@@ -207,38 +207,6 @@ impl Linear {
         self.segments.of_group(group).count() > 1
     }
 
-    /// dW = dY^T X, summed over all ranges of each group.
-    fn grad_w(&self, x: &[f32], grad: &[f32], e: Extents) -> Vec<f32> {
-        let groups = self.segments.groups();
-        let mut dw = zeros(groups * e.output * e.input);
-        let lists = self.rows_by_group();
-        let products: Vec<Product> = (lists.iter().zip(dw.chunks_mut(e.output * e.input)))
-            .map(|(list, dw)| Product {
-                a: Operand::by_columns(listed(grad, list, e.output)),
-                b: Operand::by_columns(listed(x, list, e.input)),
-                c: dw.as_mut_ptr(),
-                ldc: e.input,
-                bias: None,
-                packed: None,
-            })
-            .collect();
-        // SAFETY: each group has its own part of dw.
-        unsafe { run(Kernel::new(self.precision), &products) };
-        dw
-    }
-
-    fn rows_by_group(&self) -> Vec<Vec<u32>> {
-        (0..self.segments.groups())
-            .map(|g| {
-                self.segments
-                    .of_group(g)
-                    .flatten()
-                    .map(|row| row as u32)
-                    .collect()
-            })
-            .collect()
-    }
-
     fn grad_bias(&self, grad: &[f32], output: usize) -> Vec<f32> {
         let ranges = |g| {
             self.segments
@@ -272,7 +240,15 @@ impl Linear {
                 found.0 = Some(Tensor::from_vec(dx, x.dims(), device)?);
             }
             if w.track_op() {
-                let dw = with_floats(x, |x| Ok(self.grad_w(x, dy, e)))?;
+                let dw = with_floats(x, |x| {
+                    let (dy, x) = ((Data::F32(dy), e.output), (Data::F32(x), e.input));
+                    Ok(over_rows(
+                        Kernel::new(self.precision),
+                        &self.segments,
+                        dy,
+                        x,
+                    ))
+                })?;
                 found.1 = Some(Tensor::from_vec(dw, w.dims(), device)?.to_dtype(w.dtype())?);
             }
             Ok(found)
@@ -306,13 +282,43 @@ fn rows_of(x: &[f32], start: usize, count: usize, width: usize) -> Source<'_> {
     )
 }
 
-fn listed<'a>(x: &'a [f32], list: &'a [u32], width: usize) -> Source<'a> {
+/// `a^T b`, summed over all rows of each group, `[G * M, N]`: the gradient of a map's weights out of those of its outputs
+/// `[L, M]` and its inputs `[L, N]`. Both with their widths.
+pub(crate) fn over_rows(
+    kernel: Kernel,
+    segments: &Segments,
+    (a, m): (Data, usize),
+    (b, n): (Data, usize),
+) -> Vec<f32> {
+    let groups = segments.groups();
+    let rows = |group| -> Vec<u32> {
+        let rows = segments.of_group(group).flatten();
+        rows.map(|row| row as u32).collect()
+    };
+    let lists: Vec<Vec<u32>> = (0..groups).map(rows).collect();
+    let mut sums = zeros(groups * m * n);
+    let products: Vec<Product> = (lists.iter().zip(sums.chunks_mut((m * n).max(1))))
+        .map(|(list, sums)| Product {
+            a: Operand::by_columns(listed(a, list, m)),
+            b: Operand::by_columns(listed(b, list, n)),
+            c: sums.as_mut_ptr(),
+            ldc: n,
+            bias: None,
+            packed: None,
+        })
+        .collect();
+    // SAFETY: each group has its own part of the sums.
+    unsafe { run(kernel, &products) };
+    sums
+}
+
+fn listed<'a>(data: Data<'a>, list: &'a [u32], width: usize) -> Source<'a> {
     Source {
         rows: Rows::Listed {
             list,
             stride: width,
         },
-        ..Source::matrix(Data::F32(x), list.len(), width, width)
+        ..Source::matrix(data, list.len(), width, width)
     }
 }
 

@@ -1,13 +1,18 @@
 //! Large buffers without needless page faults and zeroing.
 
+/// Numbers of which every bit pattern is one.
+pub trait Number: Copy + Send + Sync {}
+impl Number for f32 {}
+impl Number for half::bf16 {}
+
 /// A vector that `fill` must write wholly; its numbers are not set before.
 ///
 /// # Safety
 /// `fill` must write every number of the slice, and read none that it has not written.
-pub unsafe fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
-    let mut v: Vec<f32> = Vec::with_capacity(len);
+pub unsafe fn filled<T: Number>(len: usize, fill: impl FnOnce(&mut [T])) -> Vec<T> {
+    let mut v: Vec<T> = Vec::with_capacity(len);
     advise_huge(v.as_mut_ptr(), len);
-    // SAFETY: the capacity is there, every bit pattern is an f32, and `fill` writes all before anyone reads.
+    // SAFETY: the capacity is there, every bit pattern is a number, and `fill` writes all before anyone reads.
     unsafe {
         v.set_len(len);
     }
@@ -24,9 +29,9 @@ pub fn zeros(len: usize) -> Vec<f32> {
 
 /// Asks for huge pages under a large buffer: a fault for each 2 MiB instead of each 4 KiB.
 #[cfg(target_os = "linux")]
-fn advise_huge(at: *mut f32, len: usize) {
+fn advise_huge<T>(at: *mut T, len: usize) {
     const HUGE: usize = 2 << 20;
-    let (from, to) = (at as usize, at as usize + len * size_of::<f32>());
+    let (from, to) = (at as usize, at as usize + len * size_of::<T>());
     let (from, to) = (from.next_multiple_of(HUGE), to & !(HUGE - 1));
     if to > from {
         // SAFETY: the range lies in the buffer, and the advice changes no contents. A refusal does no harm.
@@ -35,7 +40,7 @@ fn advise_huge(at: *mut f32, len: usize) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise_huge(_: *mut f32, _: usize) {}
+fn advise_huge<T>(_: *mut T, _: usize) {}
 
 /// Makes the allocator keep what is freed instead of giving it back to the system, so that large tensors of a
 /// training step find warm pages. For the start of a program that allocates the same sizes again and again.
@@ -62,7 +67,7 @@ mod tests {
         for len in [0, 1, 1000, 3 << 20] {
             assert!(zeros(len).iter().all(|v| *v == 0.0));
             // SAFETY: `fill` writes all.
-            let v = unsafe { filled(len, |v| v.fill(2.0)) };
+            let v = unsafe { filled(len, |v| v.fill(2.0f32)) };
             assert_eq!(v.len(), len);
             assert!(v.iter().all(|v| *v == 2.0));
         }

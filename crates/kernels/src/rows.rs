@@ -29,18 +29,28 @@ pub fn for_rows(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + S
 }
 
 /// Rows of one segment that one task handles.
-pub struct Part<'a> {
+pub struct Part<'a, T = f32> {
     /// Which rows.
     pub rows: Range<usize>,
     /// Their weight group.
     pub group: usize,
     /// Where their results go.
-    pub out: &'a mut [f32],
+    pub out: &'a mut [T],
 }
 
 /// Cuts the segments into tasks, each with its rows of `out`; rows in no segment are in no task.
-pub fn parts<'a>(segments: &Segments, width: usize, mut out: &'a mut [f32]) -> Vec<Part<'a>> {
-    let step = rows_per_task(width);
+pub fn parts<'a>(segments: &Segments, width: usize, out: &'a mut [f32]) -> Vec<Part<'a>> {
+    parts_of(segments, rows_per_task(width), width, out)
+}
+
+/// The same with at most so many `rows` a task.
+pub fn parts_of<'a, T>(
+    segments: &Segments,
+    rows: usize,
+    width: usize,
+    mut out: &'a mut [T],
+) -> Vec<Part<'a, T>> {
+    let step = rows;
     let mut parts = Vec::new();
     let mut done = 0;
     for (range, group) in segments.parts() {
@@ -74,10 +84,15 @@ pub fn fold_parts(
             (group, sum)
         })
         .collect();
+    sum_groups(sums, (groups, width))
+}
+
+/// Adds up rows of `width` numbers by group, in their order.
+pub fn sum_groups(rows: Vec<(usize, Vec<f32>)>, (groups, width): (usize, usize)) -> Vec<f32> {
     let mut total = vec![0.0; groups * width];
-    for (group, sum) in sums {
+    for (group, row) in rows {
         let to = &mut total[group * width..][..width];
-        to.iter_mut().zip(&sum).for_each(|(t, s)| *t += s);
+        to.iter_mut().zip(&row).for_each(|(t, s)| *t += s);
     }
     total
 }

@@ -2,33 +2,10 @@
 
 mod common;
 
-use candle_core::{Tensor, Var};
-use common::{relative_error, rng, under_each, uniform, values};
+use common::{relative_error, rng, under_each, uniform, with_gradients};
 use gallop_kernels::gemm::{Kernel, Matrix, describe};
 use gallop_kernels::{ConvSpec, Isa, Padding, Precision, Segments, conv, linear};
 use proptest::prelude::*;
-
-/// The output and all gradients of `f`.
-fn with_gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f64>> {
-    let vars: Vec<Var> = inputs
-        .iter()
-        .map(|t| Var::from_tensor(t).unwrap())
-        .collect();
-    let y = f(&vars
-        .iter()
-        .map(|v| v.as_tensor().clone())
-        .collect::<Vec<_>>());
-    let weight = uniform(&mut rng(1), y.dims());
-    let grads = (&y * weight)
-        .unwrap()
-        .sum_all()
-        .unwrap()
-        .backward()
-        .unwrap();
-    let mut all = vec![values(&y)];
-    all.extend(vars.iter().map(|v| values(grads.get(v).unwrap())));
-    all
-}
 
 fn all_equal(results: &[(Isa, Vec<Vec<f64>>)]) {
     let (_, expected) = results.last().unwrap();

@@ -2,8 +2,8 @@
 
 mod common;
 
-use candle_core::{Result, Tensor, Var};
-use common::{check_gradients, relative_error, rng, uniform, values};
+use candle_core::{Result, Tensor};
+use common::{check_gradients, relative_error, rng, uniform, with_gradients};
 use gallop_kernels::{
     AttentionBlock, AttentionPlan, Precision, Segments, SelfAttention, attention, head_gate,
     qk_norm_rope, self_attention,
@@ -20,22 +20,6 @@ fn parts(t: &[Tensor], layer: &SelfAttention) -> Result<Tensor> {
     let k = qk_norm_rope(&part(nq, nk)?, &t[2], layer.rope, layer.segments, layer.eps)?;
     let out = attention(&q, &k, &part(nq + nk, nk)?, layer.plan, layer.precision)?;
     head_gate(&out, &t[0].narrow(1, (nq + 2 * nk) * head, nq)?)?.reshape((rows, nq * head))
-}
-
-fn gradients(t: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f64>> {
-    let vars: Vec<Var> = t.iter().map(|t| Var::from_tensor(t).unwrap()).collect();
-    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
-    let y = f(&tensors).unwrap();
-    let weight = uniform(&mut rng(77), y.dims());
-    let grads = (&y * weight)
-        .unwrap()
-        .sum_all()
-        .unwrap()
-        .backward()
-        .unwrap();
-    let mut all = vec![values(&y)];
-    all.extend(vars.iter().map(|v| values(grads.get(v).unwrap())));
-    all
 }
 
 fn with_layer(
@@ -82,8 +66,9 @@ fn equals_its_parts() {
     for (rows, heads) in [(7, (1, 1, 8)), (131, (4, 2, 16)), (300, (6, 2, 24))] {
         for (precision, most) in [(Precision::F32, 1e-5), (Precision::Bf16, 5e-3)] {
             with_layer(rows, heads, precision, |t, layer| {
-                let joined = gradients(t, |t| self_attention(&t[0], (&t[1], &t[2]), layer));
-                let apart = gradients(t, |t| parts(t, layer));
+                let joined =
+                    with_gradients(t, |t| self_attention(&t[0], (&t[1], &t[2]), layer).unwrap());
+                let apart = with_gradients(t, |t| parts(t, layer).unwrap());
                 for (i, (a, b)) in joined.iter().zip(&apart).enumerate() {
                     let error = relative_error(a, b);
                     assert!(error < most, "{rows} {heads:?} {precision:?} {i}: {error}");

@@ -33,18 +33,26 @@ pub fn add(cases: &mut Vec<Case>) {
             prepare,
         });
     }
-    for (cols, depth) in [(2048, 512), (64, 1728), (4096, 1536), (384, 2048)] {
+    for (rows, depth, cols, add) in [
+        (96, 512, 2048, false),
+        (96, 1728, 64, false),
+        (96, 1536, 4096, false),
+        (96, 2048, 384, false),
+        (32, 40, 64, false),
+        (384, 256, 48, true),
+        (64, 384, 256, true),
+    ] {
         let prepare = move || -> Box<dyn FnMut()> {
             let kernel = Kernel::new(Precision::Bf16);
             let (mut a, mut b) = (kernel.left(), kernel.right());
-            a.pack_rows(Matrix::new(&vec![0.5; 96 * depth], 96, depth));
+            a.pack_rows(Matrix::new(&vec![0.5; rows * depth], rows, depth));
             b.pack_rows(Matrix::new(&vec![0.5; cols * depth], cols, depth));
-            let mut c = vec![0.0; 96 * cols];
-            Box::new(move || kernel.multiply(&a, &b, &mut c, cols, false))
+            let mut c = vec![0.0; rows * cols];
+            Box::new(move || kernel.multiply(&a, &b, &mut c, cols, add))
         };
-        let flop = 2.0 * (96 * cols * depth) as f64;
+        let flop = 2.0 * (rows * cols * depth) as f64;
         cases.push(Case {
-            name: format!("block 96x{depth}x{cols}"),
+            name: format!("block {rows}x{depth}x{cols}"),
             flop,
             prepare: Box::new(prepare),
         });

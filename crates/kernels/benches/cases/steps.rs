@@ -2,7 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use gallop_kernels::{
-    AttentionBlock, AttentionPlan, Precision, Segments, attention, gelu_tanh, linear, rms_norm,
+    Activation, AttentionBlock, AttentionPlan, MlpBranch, Precision, Segments, attention, linear,
+    mlp_branch, rms_norm,
 };
 
 use super::{Case, both};
@@ -82,8 +83,14 @@ impl Step {
     fn forward(&self, t: &[Tensor]) -> Result<Tensor> {
         t[1..].chunks(6).try_fold(t[0].clone(), |x, block| {
             let x = (&x + self.attend(&x, block)?)?;
-            let y = self.linear(&self.norm(&x, &block[3])?, &block[4])?;
-            &x + self.linear(&gelu_tanh(&y)?, &block[5])?
+            let layer = MlpBranch {
+                segments: Segments::single(self.rows()),
+                activation: Activation::GeluTanh,
+                eps: 1e-6,
+                precision: Precision::Bf16,
+            };
+            let weights = (&scaled(&block[4])?, &scaled(&block[5])?);
+            mlp_branch(&x, &block[3], weights, layer)
         })
     }
 
@@ -91,12 +98,10 @@ impl Step {
         rms_norm(x, weight, &Segments::single(self.rows()), 1e-6)
     }
 
-    /// Weights are uniform in -1..1: scaled down, so that the numbers stay ordinary.
     fn linear(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-        let scale = (w.dim(1)? as f64).powf(-0.5);
         linear(
             x,
-            &(w * scale)?,
+            &scaled(w)?,
             None,
             &Segments::single(self.rows()),
             Precision::Bf16,
@@ -126,4 +131,9 @@ impl Step {
         let mixed = attention(&part(0)?, &part(1)?, &part(2)?, &plan, Precision::Bf16)?;
         self.linear(&mixed.reshape((self.rows(), self.width))?, &block[2])
     }
+}
+
+/// Weights are uniform in -1..1: scaled down, so that the numbers stay ordinary.
+fn scaled(w: &Tensor) -> Result<Tensor> {
+    w * (w.dim(1)? as f64).powf(-0.5)
 }

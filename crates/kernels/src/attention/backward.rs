@@ -9,13 +9,16 @@ use rayon::prelude::*;
 
 use super::tiles::{Gradients, Logits};
 use super::{AttentionBlock, AttentionPlan, Extents, View};
-use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
+use crate::gemm::{Block, GradientTile, Kernel, Matrix, Packed, Precision, Start};
 use crate::simd::vectorised;
 
 /// Keys of a tile: a multiple of every kernel's grain (6, 32 and 96), as are the keys of a task.
-const KEYS: usize = 192;
+const KEYS: usize = 384;
 /// Queries of a tile, which start at multiples of it; within it at multiples of `ALIGN`.
-const QUERIES: usize = 128;
+const QUERIES: usize = 256;
+/// Queries that logits and their gradients are made of at a time where they are packed as they are made: with a strip of
+/// keys they stay in the first-level cache.
+const COLUMNS: usize = 64;
 /// What the first query is a multiple of, for the packed layouts.
 const ALIGN: usize = 32;
 /// At least as many tasks as this are made of the heads and of parts of the keys.
@@ -149,7 +152,7 @@ impl Given<'_> {
         let found: Vec<Found> = (0..e.query_heads * parts)
             .into_par_iter()
             .with_max_len(1)
-            .map(|i| call.task(i / parts, i % parts))
+            .map(|i| kernel.held(|| call.task(i / parts, i % parts)))
             .collect();
         let (dq, (dk, dv)) = rayon::join(
             || self.join_queries(&found, parts, room.rows),
@@ -333,18 +336,25 @@ impl Call<'_> {
             // and C is a tile, or the rows of the tile's keys, or the tile of its queries.
             unsafe { self.kernel.block(a, b, shape, c, start) }
         };
-        let (k, v) = (Block::new(&keys.k, key, 0), Block::new(&keys.v, key, 0));
-        let q = Block::new(&queries.q[0], query, 0);
-        let grad = Block::new(&queries.grad[0], query, 0);
-        let shape = [m, n, e.head];
-        products(k, q, shape, (s.logits.as_mut_ptr(), QUERIES), Start::Zero);
-        products(v, grad, shape, (s.grads.as_mut_ptr(), QUERIES), Start::Zero);
-        self.softmax(s, head, tile);
-
-        s.p.pack_rows(Matrix::strided(&s.logits, m, n, QUERIES));
-        s.ds.pack_rows(Matrix::strided(&s.grads, m, n, QUERIES));
-        s.turned
-            .pack_columns(Matrix::strided(&s.grads, m, n, QUERIES));
+        let [strip, part] = match self.packs() {
+            true => [self.kernel.grain(), COLUMNS],
+            false => [m, n],
+        };
+        for column in (0..n).step_by(part) {
+            let columns = column..(column + part).min(n);
+            let q = Block::new(&queries.q[0], query + column, 0);
+            let grad = Block::new(&queries.grad[0], query + column, 0);
+            for row in (0..m).step_by(strip) {
+                let rows = row..(row + strip).min(m);
+                let k = Block::new(&keys.k, key + row, 0);
+                let v = Block::new(&keys.v, key + row, 0);
+                let shape = [rows.len(), columns.len(), e.head];
+                let stride = part.next_multiple_of(ALIGN);
+                products(k, q, shape, (s.logits.as_mut_ptr(), stride), Start::Zero);
+                products(v, grad, shape, (s.grads.as_mut_ptr(), stride), Start::Zero);
+                self.softmax((s, stride), head, tile, (rows, columns.clone()));
+            }
+        }
         let grad = Block::new(&queries.grad[1], 0, query);
         let q = Block::new(&queries.q[1], 0, query);
         let Room {
@@ -363,21 +373,58 @@ impl Call<'_> {
         products(k, ds, [deep, n, m], dq, Start::Add);
     }
 
-    fn softmax(&self, s: &mut Scratch, head: usize, tile: &Tile) {
+    /// Whether probabilities and gradients of logits are packed as they are made.
+    fn packs(&self) -> bool {
+        self.kernel.packs_powers() && self.given.plan.softcap.is_none()
+    }
+
+    /// Probabilities and gradients of `q . k` out of the products of some keys and queries of the tile, packed.
+    fn softmax(
+        &self,
+        (s, stride): (&mut Scratch, usize),
+        head: usize,
+        tile: &Tile,
+        (rows, columns): (Range<usize>, Range<usize>),
+    ) {
         let plan = self.given.plan;
-        let from = head * self.given.extents.queries;
-        let columns = from + tile.queries.start..from + tile.queries.end;
+        let first = head * self.given.extents.queries + tile.queries.start;
+        let range = first + columns.start..first + columns.end;
+        let of_columns = [self.given.lse, self.given.along].map(|all| &all[range.clone()]);
+        let (m, n) = (rows.len(), columns.len());
+        let seen = |row| {
+            let seen = tile.seen(rows.start + row);
+            let within = |at: usize| at.clamp(columns.start, columns.end) - columns.start;
+            within(seen.start)..within(seen.end)
+        };
+        if self.packs() {
+            let products = GradientTile {
+                logits: &s.logits,
+                grads: &s.grads,
+                stride,
+                size: (m, n),
+                columns: of_columns,
+                scale: plan.scale,
+                at: (rows.start, columns.start),
+            };
+            let packed = [&mut s.p, &mut s.ds, &mut s.turned];
+            let whole = (tile.keys.len(), tile.queries.len());
+            return Packed::pack_gradients(packed, whole, &products, &seen);
+        }
         vectorised(Gradients {
             logits: &mut s.logits,
             grads: &mut s.grads,
-            stride: QUERIES,
-            size: (tile.keys.len(), tile.queries.len()),
-            seen: &|row| tile.seen(row),
+            stride,
+            size: (m, n),
+            seen: &seen,
             kind: Logits {
                 scale: plan.scale,
                 softcap: plan.softcap,
             },
-            columns: (&self.given.lse[columns.clone()], &self.given.along[columns]),
+            columns: (of_columns[0], of_columns[1]),
         });
+        s.p.pack_rows(Matrix::strided(&s.logits, m, n, stride));
+        s.ds.pack_rows(Matrix::strided(&s.grads, m, n, stride));
+        s.turned
+            .pack_columns(Matrix::strided(&s.grads, m, n, stride));
     }
 }

@@ -98,7 +98,10 @@ pub fn forward(
     };
     tasks(plan, e, call.sizes()[0])
         .into_par_iter()
-        .for_each_init(|| call.scratch(), |scratch, task| call.run(scratch, &task));
+        .for_each_init(
+            || call.scratch(),
+            |scratch, task| kernel.held(|| call.run(scratch, &task)),
+        );
     (out, lse)
 }
 

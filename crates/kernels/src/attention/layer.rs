@@ -48,49 +48,9 @@ pub fn self_attention(
     layer: &SelfAttention,
 ) -> Result<Tensor> {
     let (rows, width) = qkv.dims2()?;
-    let (query_heads, key_heads, head) = layer.heads;
-    let (sin, cos) = layer.rope;
-    let covered: usize = layer.segments.parts().iter().map(|(r, _)| r.len()).sum();
-    if key_heads == 0
-        || !query_heads.is_multiple_of(key_heads)
-        || width != (query_heads + 2 * key_heads) * head + query_heads
-        || q_norm.dims() != [layer.segments.groups() * head]
-        || k_norm.dims() != q_norm.dims()
-        || sin.dims() != cos.dims()
-        || sin.dims2()?.0 != rows
-        || 2 * sin.dims2()?.1 > head
-        || (covered, layer.segments.end()) != (rows, rows)
-    {
-        bail!(
-            "self_attention: qkv {:?}, norms {:?} and {:?}, sin {:?}, heads {:?}, {} groups over {covered} rows",
-            qkv.dims(),
-            q_norm.dims(),
-            k_norm.dims(),
-            sin.dims(),
-            layer.heads,
-            layer.segments.groups()
-        );
-    }
-    let extents = Extents {
-        queries: rows,
-        keys: rows,
-        query_heads,
-        key_heads,
-        head,
-    };
-    layer.plan.check(extents)?;
     let trains = qkv.track_op() || q_norm.track_op() || k_norm.track_op();
     let op = LayerOp {
-        extents,
-        sin: sin.detach().contiguous()?,
-        cos: cos.detach().contiguous()?,
-        segments: layer.segments.clone(),
-        plan: layer.plan.clone(),
-        eps: layer.eps as f32,
-        precision: match trains {
-            true => layer.precision.wider(),
-            false => layer.precision,
-        },
+        middle: Middle::new((rows, width), (q_norm, k_norm), layer, trains)?,
         lse: OnceLock::new(),
         #[cfg(feature = "cuda")]
         trains,
@@ -102,13 +62,7 @@ pub fn self_attention(
 }
 
 struct LayerOp {
-    extents: Extents,
-    sin: Tensor,
-    cos: Tensor,
-    segments: Segments,
-    plan: AttentionPlan,
-    eps: f32,
-    precision: Precision,
+    middle: Middle,
     /// As in `attention`.
     lse: OnceLock<Vec<f32>>,
     /// Whether gradients will be wanted.
@@ -117,6 +71,17 @@ struct LayerOp {
     /// The logarithms on a GPU.
     #[cfg(feature = "cuda")]
     cuda_lse: OnceLock<crate::cuda::Lse>,
+}
+
+/// The operation without its inputs.
+pub(crate) struct Middle {
+    extents: Extents,
+    sin: Tensor,
+    cos: Tensor,
+    segments: Segments,
+    plan: AttentionPlan,
+    eps: f32,
+    precision: Precision,
 }
 
 /// Where the columns of `qkv` begin.
@@ -149,22 +114,96 @@ impl Extents {
     }
 }
 
+#[cfg(feature = "cuda")]
 impl LayerOp {
-    #[cfg(feature = "cuda")]
     fn cuda(&self) -> crate::cuda::Layer<'_> {
+        let middle = &self.middle;
         crate::cuda::Layer {
-            plan: &self.plan,
-            extents: self.extents,
+            plan: &middle.plan,
+            extents: middle.extents,
             norm: crate::cuda::Norm {
-                segments: &self.segments,
-                eps: self.eps,
-                heads: self.extents.query_heads,
-                width: self.extents.head,
-                angles: Some([&self.sin, &self.cos]),
+                segments: &middle.segments,
+                eps: middle.eps,
+                heads: middle.extents.query_heads,
+                width: middle.extents.head,
+                angles: Some([&middle.sin, &middle.cos]),
             },
-            precision: self.precision,
+            precision: middle.precision,
             trains: self.trains,
         }
+    }
+}
+
+impl Middle {
+    /// Of `qkv` with so many rows and columns.
+    pub(crate) fn new(
+        (rows, width): (usize, usize),
+        (q_norm, k_norm): (&Tensor, &Tensor),
+        layer: &SelfAttention,
+        trains: bool,
+    ) -> Result<Self> {
+        let (query_heads, key_heads, head) = layer.heads;
+        let (sin, cos) = layer.rope;
+        if key_heads == 0
+            || !query_heads.is_multiple_of(key_heads)
+            || width != (query_heads + 2 * key_heads) * head + query_heads
+            || q_norm.dims() != [layer.segments.groups() * head]
+            || k_norm.dims() != q_norm.dims()
+            || sin.dims() != cos.dims()
+            || sin.dims2()?.0 != rows
+            || 2 * sin.dims2()?.1 > head
+            || !layer.segments.covers(rows)
+        {
+            bail!(
+                "self_attention: qkv [{rows}, {width}], norms {:?} and {:?}, sin {:?}, heads {:?}, {} groups over {} rows",
+                q_norm.dims(),
+                k_norm.dims(),
+                sin.dims(),
+                layer.heads,
+                layer.segments.groups(),
+                layer.segments.end()
+            );
+        }
+        let extents = Extents {
+            queries: rows,
+            keys: rows,
+            query_heads,
+            key_heads,
+            head,
+        };
+        layer.plan.check(extents)?;
+        Ok(Self {
+            extents,
+            sin: sin.detach().contiguous()?,
+            cos: cos.detach().contiguous()?,
+            segments: layer.segments.clone(),
+            plan: layer.plan.clone(),
+            eps: layer.eps as f32,
+            precision: match trains {
+                true => layer.precision.wider(),
+                false => layer.precision,
+            },
+        })
+    }
+
+    /// Columns of the result.
+    pub(crate) fn columns(&self) -> usize {
+        self.extents.query_heads * self.extents.head
+    }
+
+    /// The gated heads, and the logarithms that their gradients need.
+    pub(crate) fn forward(&self, qkv: &[f32], norms: [&[f32]; 2]) -> Result<(Vec<f32>, Vec<f32>)> {
+        let e = self.extents;
+        let rotated = self.with_angles(|angles| Ok(self.rotate(qkv, norms, angles)))?;
+        let (mut out, lse) = match self.precision {
+            Precision::Fp8 => self.forward_eight(qkv, rotated),
+            _ => {
+                let inputs = e.parts_of(qkv, &rotated);
+                forward::forward(inputs, e, &self.plan, self.precision)
+            }
+        };
+        self.gate(qkv, &mut out);
+        Ok((out, lse))
     }
 
     fn with_angles<T>(&self, f: impl FnOnce(Angles) -> Result<T>) -> Result<T> {
@@ -215,8 +254,26 @@ impl LayerOp {
         });
     }
 
+    /// The gradients of qkv, and of both norms.
+    pub(crate) fn gradients(
+        &self,
+        (qkv, norms): (&[f32], [&[f32]; 2]),
+        (out, grad, lse): (&[f32], &[f32], &[f32]),
+    ) -> Result<(Vec<f32>, [Vec<f32>; 2])> {
+        self.with_angles(|angles| {
+            let (dqkv, dnorms) = self.gradients_by((qkv, norms), (out, grad, lse), angles);
+            let head = self.extents.head;
+            let norm = |kind: usize| {
+                let all = dnorms.chunks_exact(2 * head);
+                let own = all.flat_map(|g| &g[kind * head..][..head]);
+                own.copied().collect()
+            };
+            Ok((dqkv, [norm(0), norm(1)]))
+        })
+    }
+
     /// The gradients of qkv, and of both norms one after the other a group.
-    fn gradients(
+    fn gradients_by(
         &self,
         (qkv, norms): (&[f32], [&[f32]; 2]),
         (out, grad, lse): (&[f32], &[f32], &[f32]),
@@ -272,7 +329,7 @@ struct Rotate<'a> {
     qkv: &'a [f32],
     norms: [&'a [f32]; 2],
     angles: Angles<'a>,
-    op: &'a LayerOp,
+    op: &'a Middle,
     part: Part<'a>,
 }
 
@@ -322,7 +379,7 @@ struct Join<'a> {
     grads: &'a [Vec<f32>],
     along: &'a [f32],
     angles: Angles<'a>,
-    op: &'a LayerOp,
+    op: &'a Middle,
     part: Part<'a>,
     dnorms: &'a mut [f32],
 }
@@ -373,23 +430,12 @@ impl CustomOp3 for LayerOp {
         k_norm: &CpuStorage,
         lk: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (e, qkv) = (self.extents, floats(qkv, l)?);
         let norms = [floats(q_norm, lq)?, floats(k_norm, lk)?];
-        let rotated = self.with_angles(|angles| Ok(self.rotate(qkv, norms, angles)))?;
-        let (mut out, lse) = match self.precision {
-            Precision::Fp8 => self.forward_eight(qkv, rotated),
-            _ => {
-                let inputs = e.parts_of(qkv, &rotated);
-                forward::forward(inputs, e, &self.plan, self.precision)
-            }
-        };
-        self.gate(qkv, &mut out);
+        let (out, lse) = self.middle.forward(floats(qkv, l)?, norms)?;
         // A second call of the same operation has the same inputs.
         let _ = self.lse.set(lse);
-        Ok((
-            CpuStorage::F32(out),
-            (e.queries, e.query_heads * e.head).into(),
-        ))
+        let shape = (l.dims()[0], self.middle.columns());
+        Ok((CpuStorage::F32(out), shape.into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -402,12 +448,11 @@ impl CustomOp3 for LayerOp {
         k_norm: &candle_core::CudaStorage,
         lk: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let e = self.extents;
         let inputs = [(qkv, l), (q_norm, lq), (k_norm, lk)];
         let (out, lse) = crate::cuda::layer(inputs, &self.cuda())?;
         // A second call of the same operation has the same inputs.
         let _ = self.cuda_lse.set(lse);
-        Ok((out, (e.queries, e.query_heads * e.head).into()))
+        Ok((out, (l.dims()[0], self.middle.columns()).into()))
     }
 
     fn bwd(
@@ -429,28 +474,18 @@ impl CustomOp3 for LayerOp {
         };
         let norms = [q_norm.to_vec1::<f32>()?, k_norm.to_vec1::<f32>()?];
         let norms = [&norms[0][..], &norms[1][..]];
-        let (dqkv, dnorms) = self.with_angles(|angles| {
-            with_floats(qkv, |qkv| {
-                with_floats(out, |out| {
-                    with_floats(grad, |grad| {
-                        Ok(self.gradients((qkv, norms), (out, grad, lse), angles))
-                    })
+        let (dqkv, [dq, dk]) = with_floats(qkv, |qkv| {
+            with_floats(out, |out| {
+                with_floats(grad, |grad| {
+                    self.middle.gradients((qkv, norms), (out, grad, lse))
                 })
             })
         })?;
-        let head = self.extents.head;
-        let norm = |kind: usize, like: &Tensor| {
-            let all = dnorms.chunks_exact(2 * head);
-            let own: Vec<f32> = all
-                .flat_map(|g| &g[kind * head..][..head])
-                .copied()
-                .collect();
-            Tensor::from_vec(own, like.dims(), like.device())
-        };
+        let tensor = |numbers, like: &Tensor| Tensor::from_vec(numbers, like.dims(), like.device());
         Ok((
-            Some(Tensor::from_vec(dqkv, qkv.dims(), qkv.device())?),
-            Some(norm(0, q_norm)?),
-            Some(norm(1, k_norm)?),
+            Some(tensor(dqkv, qkv)?),
+            Some(tensor(dq, q_norm)?),
+            Some(tensor(dk, k_norm)?),
         ))
     }
 }

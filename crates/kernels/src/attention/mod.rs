@@ -6,6 +6,7 @@ mod layer;
 mod tiles;
 mod wide;
 
+pub(crate) use layer::Middle;
 pub use layer::{SelfAttention, self_attention};
 
 use std::ops::Range;

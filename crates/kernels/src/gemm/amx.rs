@@ -3,6 +3,7 @@
 //! The intrinsics are not stable, so the instructions are written out.
 
 use std::arch::asm;
+use std::cell::Cell;
 
 use super::kernel::Start;
 use super::panels::{LINE, Line, RIGHT};
@@ -87,17 +88,35 @@ pub struct Panels {
     pub blocks: usize,
 }
 
-/// Configures this thread's tiles for as long as `f` runs.
+thread_local! {
+    /// Whether this thread's tiles are configured.
+    static CONFIGURED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Gives the tiles back where it is dropped.
+struct Configured;
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        CONFIGURED.set(false);
+        // SAFETY: the tiles are configured, so that there are some.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
+
+/// Configures this thread's tiles for as long as `f` runs, if they are not: that takes as long as many products of tiles.
 ///
 /// # Safety
 /// `Isa::Amx` must be supported.
-pub unsafe fn with_tiles(f: impl FnOnce()) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly));
-        f();
-        asm!("tilerelease", options(nostack, nomem));
+pub unsafe fn with_tiles<T>(f: impl FnOnce() -> T) -> T {
+    if CONFIGURED.get() {
+        return f();
     }
+    // SAFETY: as the caller promises.
+    unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIG, options(nostack, readonly)) };
+    CONFIGURED.set(true);
+    let _configured = Configured;
+    f()
 }
 
 /// A tile that C does not fill: computed beside, and copied.

@@ -94,6 +94,16 @@ impl Kernel {
         }
     }
 
+    /// Runs `f`, which multiplies small blocks again and again on this thread, with all made ready for them.
+    pub(crate) fn held<T>(self, f: impl FnOnce() -> T) -> T {
+        match self.engine() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the engine is only chosen where it is supported.
+            Engine::Amx => unsafe { super::amx::with_tiles(f) },
+            _ => f(),
+        }
+    }
+
     /// Whether powers of two are packed as they are made.
     pub(crate) fn packs_powers(self) -> bool {
         self.engine().packs_panels() && Isa::Avx512Bf16.supported()

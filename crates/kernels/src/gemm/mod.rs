@@ -67,7 +67,7 @@ pub use check::describe;
 pub use eight::to_float8;
 pub use kernel::Kernel;
 pub(crate) use kernel::{Side, Start};
-pub(crate) use packed::Block;
+pub(crate) use packed::{Block, GradientTile};
 pub use packed::{Matrix, Packed};
 
 /// How exact the products are. Sums are always f32.

@@ -335,7 +335,7 @@ pub(super) unsafe fn store(line: *mut Line, v: __m512i) {
 /// `a0 b0 a1 b1 ..` of two lines, in two halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn interleave(a: __m512i, b: __m512i) -> (__m512i, __m512i) {
+pub(super) fn interleave(a: __m512i, b: __m512i) -> (__m512i, __m512i) {
     const fn order(first: i16) -> [i16; LINE] {
         let mut order = [0; LINE];
         let mut i = 0;

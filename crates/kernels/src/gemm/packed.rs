@@ -58,6 +58,23 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Products of keys (rows) and queries (columns), for [`Packed::pack_gradients`].
+#[derive(Clone, Copy)]
+pub(crate) struct GradientTile<'a> {
+    /// `q . k`, in rows of `stride`.
+    pub logits: &'a [f32],
+    /// `dout . v`.
+    pub grads: &'a [f32],
+    pub stride: usize,
+    pub size: (usize, usize),
+    /// The logarithm to base 2 of the sum of exponentials, and `dout . out`, of each column.
+    pub columns: [&'a [f32]; 2],
+    /// The factor from `q . k` to logits.
+    pub scale: f32,
+    /// The first row and column: multiples of the kernel's grain.
+    pub at: (usize, usize),
+}
+
 /// One operand in the layout of a kernel. Its buffers are reused when it is packed again.
 pub struct Packed {
     kernel: Kernel,
@@ -147,6 +164,47 @@ impl Packed {
             unsafe { super::powers::fill(&tile, scale, panels, &mut self.lines, sums) };
         }
         cfg!(target_arch = "x86_64")
+    }
+
+    /// What a tile of `whole` keys and queries gives for the gradients of attention, from `tile.at` on: its probabilities
+    /// as `p`, and the gradients of `q . k` as `ds`, their rows as items, and as `turned`, their columns as items. Of a
+    /// kernel that [`Kernel::packs_powers`].
+    pub(crate) fn pack_gradients(
+        [p, ds, turned]: [&mut Self; 3],
+        whole: (usize, usize),
+        tile: &GradientTile,
+        seen: &dyn Fn(usize) -> Range<usize>,
+    ) {
+        assert!(p.kernel.packs_powers(), "another kernel's gradients");
+        #[cfg(target_arch = "x86_64")]
+        {
+            use super::powers::{Backward, Out, Tile, fill_gradients};
+            let (rows, columns) = tile.size;
+            (p.len, p.depth) = whole;
+            (ds.len, ds.depth) = whole;
+            (turned.depth, turned.len) = whole;
+            let out = [p, ds, turned].map(|packed| {
+                let panels = packed.layout();
+                packed.make_room(panels);
+                let lines = &mut packed.lines[..];
+                Out { panels, lines }
+            });
+            let backward = Backward {
+                logits: Tile {
+                    data: tile.logits,
+                    stride: tile.stride,
+                    rows,
+                    columns,
+                    seen,
+                },
+                grads: tile.grads,
+                columns: tile.columns,
+                scale: tile.scale,
+                at: tile.at,
+            };
+            // SAFETY: the processor was asked.
+            unsafe { fill_gradients(&backward, out) };
+        }
     }
 
     /// Packs part of an operand on this thread.

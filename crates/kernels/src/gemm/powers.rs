@@ -1,12 +1,12 @@
-//! Powers of two packed into left panels as they are made, by AVX-512: attention's probabilities, which else would be
-//! written as f32, read again and rounded.
+//! Powers of two packed into panels as they are made, by AVX-512: attention's probabilities and the gradients of its
+//! logits, which else would be written as f32, read again and rounded.
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
 use std::ops::Range;
 
-use super::pack::store;
-use super::panels::{LINE, Line, Panels};
+use super::pack::{interleave, store};
+use super::panels::{LINE, Line, Panels, RIGHT};
 use crate::simd::{EXP2, ROUND};
 
 /// Rows of f32 numbers.
@@ -55,6 +55,112 @@ pub unsafe fn fill(tile: &Tile, scale: f32, panels: Panels, out: &mut [Line], su
             }
         }
         *sum += _mm512_reduce_add_ps(_mm512_add_ps(low_sum, high_sum));
+    }
+}
+
+/// Where the gradients of a tile of logits start from, its rows keys and its columns queries.
+pub struct Backward<'a> {
+    /// `q . k`.
+    pub logits: Tile<'a>,
+    /// `dout . v`, with the same stride.
+    pub grads: &'a [f32],
+    /// The logarithm to base 2 of the sum of exponentials, and `dout . out`, of each column.
+    pub columns: [&'a [f32]; 2],
+    /// The factor from `q . k` to logits.
+    pub scale: f32,
+    /// Where the tile's first row and column lie in what is packed: multiples of the panels' items and of a line.
+    pub at: (usize, usize),
+}
+
+/// Panels and what they are made of.
+pub struct Out<'a> {
+    pub panels: Panels,
+    pub lines: &'a mut [Line],
+}
+
+/// The probabilities and the gradients of `q . k` of a tile as left operands, their rows as items, and those gradients as
+/// a right one, their columns as items.
+///
+/// # Safety
+/// The processor must have AVX-512 with BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub unsafe fn fill_gradients(tile: &Backward, [p, ds, turned]: [Out; 3]) {
+    let Tile {
+        data,
+        stride,
+        rows,
+        columns,
+        seen,
+    } = tile.logits;
+    let blocks = columns.div_ceil(LINE);
+    let [lse, along] = tile.columns;
+    let numbers = rows.saturating_sub(1) * stride + columns;
+    assert!(rows == 0 || columns <= stride && data.len() >= numbers && tile.grads.len() >= numbers);
+    assert!(lse.len() >= columns && along.len() >= columns);
+    let (row, column) = (tile.at.0, tile.at.1 / LINE);
+    assert!(row.is_multiple_of(LINE) && tile.at.1.is_multiple_of(LINE));
+    for left in [&p, &ds] {
+        assert!(row.is_multiple_of(left.panels.items) && column + blocks <= left.panels.blocks);
+        let panels = (row + rows).div_ceil(left.panels.items);
+        assert!(left.lines.len() >= panels * left.panels.lines());
+    }
+    assert!((row + rows).div_ceil(LINE) <= turned.panels.blocks && turned.panels.items == RIGHT);
+    assert!(turned.lines.len() >= (column + blocks) * turned.panels.lines());
+    let layouts = [p.panels, ds.panels];
+    let [p, ds, out] = [p.lines, ds.lines, turned.lines].map(<[Line]>::as_mut_ptr);
+    let scale = _mm512_set1_ps(tile.scale);
+    let base = _mm512_set1_ps(tile.scale * std::f32::consts::LOG2_E);
+    for pair in (0..rows.next_multiple_of(LINE)).step_by(2) {
+        let seen = [pair, pair + 1].map(|i| if i < rows { seen(i) } else { 0..0 });
+        for block in 0..blocks {
+            let first = block * LINE;
+            let there = !ones(columns, first);
+            let there = [there as u16, (there >> 16) as u16];
+            // SAFETY: masked loads read columns that there are; the lines are of the panels, which were checked.
+            unsafe {
+                let load = |from: &[f32], mask: [u16; 2]| {
+                    let at = from.as_ptr().wrapping_add(first);
+                    [
+                        _mm512_maskz_loadu_ps(mask[0], at),
+                        _mm512_maskz_loadu_ps(mask[1], at.wrapping_add(16)),
+                    ]
+                };
+                let (lse, along) = (load(lse, there), load(along, there));
+                let mut both = [_mm512_setzero_si512(); 2];
+                for (seen, (both, i)) in seen.iter().zip(both.iter_mut().zip(pair..rows)) {
+                    let mask = ones(seen.start, first) & !ones(seen.end, first);
+                    let mask = [mask as u16, (mask >> 16) as u16];
+                    let z = load(&data[i * stride..], mask);
+                    let d = load(&tile.grads[i * stride..], mask);
+                    let half = |h: usize| {
+                        let x = _mm512_fmsub_ps(z[h], base, lse[h]);
+                        // What is far below the sum counts for nothing, and must stay a number.
+                        let x = _mm512_max_ps(x, _mm512_set1_ps(-126.0));
+                        let power = _mm512_maskz_mov_ps(mask[h], exp2(x, _mm512_set1_ps(1.0)));
+                        let slope = _mm512_mul_ps(_mm512_sub_ps(d[h], along[h]), scale);
+                        // A mask: columns of queries that see nothing may hold anything.
+                        let slope = _mm512_maskz_mul_ps(mask[h], power, slope);
+                        (power, slope)
+                    };
+                    let (low, high) = (half(0), half(1));
+                    let line =
+                        |low, high| transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                    let place = |Panels { items, blocks, .. }: Panels| {
+                        let (item, block) = (row + i, column + block);
+                        (item / items * blocks + block) * items + item % items
+                    };
+                    store(p.add(place(layouts[0])), line(low.0, high.0));
+                    *both = line(low.1, high.1);
+                    store(ds.add(place(layouts[1])), *both);
+                }
+                let (low, high) = interleave(both[0], both[1]);
+                let depth = row + pair;
+                let at =
+                    (column + block) * turned.panels.lines() + depth / LINE * RIGHT + depth % LINE;
+                store(out.add(at), low);
+                store(out.add(at + 1), high);
+            }
+        }
     }
 }
 

@@ -52,6 +52,26 @@ pub fn relative_error(a: &[f64], b: &[f64]) -> f64 {
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / if scale > 0.0 { scale } else { 1.0 }
 }
 
+/// The output and all gradients of `f`.
+pub fn with_gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Tensor) -> Vec<Vec<f64>> {
+    let vars: Vec<Var> = inputs
+        .iter()
+        .map(|t| Var::from_tensor(t).unwrap())
+        .collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+    let y = f(&tensors);
+    let weight = uniform(&mut rng(1), y.dims());
+    let grads = (&y * weight)
+        .unwrap()
+        .sum_all()
+        .unwrap()
+        .backward()
+        .unwrap();
+    let mut all = vec![values(&y)];
+    all.extend(vars.iter().map(|v| values(grads.get(v).unwrap())));
+    all
+}
+
 fn dot(a: &Tensor, b: &Tensor) -> f64 {
     values(a).iter().zip(values(b)).map(|(a, b)| a * b).sum()
 }

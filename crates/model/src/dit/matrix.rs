@@ -37,6 +37,16 @@ pub(super) enum Matrix {
     Resident(Resident),
 }
 
+/// The numbers of two matrices that one operation is to take, of the groups that there are.
+pub(super) enum Pair<'a> {
+    /// They may be trained.
+    Tensors([Tensor; 2]),
+    /// They are used where they lie.
+    Frozen([Frozen<'a>; 2]),
+    /// No operation takes both: they are too large, of two kinds, or not on the processor.
+    Apart,
+}
+
 /// How the matrices of one layer are to be had.
 #[derive(Clone)]
 pub(super) struct MatrixSource {
@@ -142,6 +152,41 @@ impl Matrix {
         // The processor makes it beside what is stored; other devices get it made, and expand it.
         let making = if cpu { stored } else { 2 * count };
         Ok(Weight { kept, making })
+    }
+
+    /// Numbers of a matrix of one group that stays in the processor's caches beside the rows that pass.
+    const NEAR: usize = 2 << 20;
+
+    /// Two matrices for one operation; of `sets` stacked ones in each the first `groups` are used.
+    pub fn pair<'a>(both: [&'a Self; 2], sets: usize, groups: usize) -> Result<Pair<'a>> {
+        let groups = groups.min(sets);
+        let frozen = |matrix: &'a Self| -> Result<Option<Frozen<'a>>> {
+            let all = match matrix {
+                Self::Mapped(mapped) => mapped.frozen()?,
+                Self::Small(small) => small.frozen()?,
+                Self::Tensor(_) | Self::Resident(_) => return Ok(None),
+            };
+            Ok(Some(all.rows(0..all.dims().0 / sets * groups)))
+        };
+        let near = |numbers: usize| numbers <= Self::NEAR * groups;
+        if let [Self::Tensor(a), Self::Tensor(b)] = both {
+            let used = |w: &Tensor| match groups == sets {
+                true => Ok(w.clone()),
+                false => w.narrow(0, 0, w.dim(0)? / sets * groups),
+            };
+            let pair = [used(a)?, used(b)?];
+            let fit = |w: &Tensor| w.device().is_cpu() && near(w.elem_count());
+            return Ok(match pair.iter().all(fit) {
+                true => Pair::Tensors(pair),
+                false => Pair::Apart,
+            });
+        }
+        Ok(match [frozen(both[0])?, frozen(both[1])?] {
+            [Some(a), Some(b)] if [a, b].iter().all(|w| near(w.dims().0 * w.dims().1)) => {
+                Pair::Frozen([a, b])
+            }
+            _ => Pair::Apart,
+        })
     }
 
     /// `x W^T`, each row by the matrix of its group; of `sets` stacked matrices only the first groups may be used.

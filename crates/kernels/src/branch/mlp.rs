@@ -1,0 +1,441 @@
+//! The MLP of a layer: `y = x + W_down act(W_up norm(x))`.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::bundle::{Bundle, Gradients};
+use super::kept::{Kept, KeptRows};
+use super::tile::{self, NormBackward, ROWS, multiply, normed, of};
+use crate::activation::Activation;
+use crate::frozen::Frozen;
+use crate::gemm::source::{Data, Depth};
+use crate::gemm::{Kernel, Packed, Precision, Start};
+use crate::linear::over_rows;
+use crate::memory::filled;
+use crate::rows::{parts_of, sum_groups};
+use crate::segments::Segments;
+use crate::simd::vectorised;
+use crate::storage::{floats, with_data, with_floats};
+
+/// Hidden columns that are made at a time: a multiple of every kernel's panel, and of a line.
+const COLUMNS: usize = 384;
+
+/// What `mlp_branch` needs besides its inputs and weights.
+#[derive(Clone, Debug)]
+pub struct MlpBranch {
+    /// The groups of the weights; they must cover all rows.
+    pub segments: Segments,
+    /// What is between the products.
+    pub activation: Activation,
+    /// Added to the mean square in the norm.
+    pub eps: f64,
+    /// Of the products.
+    pub precision: Precision,
+}
+
+/// `x + linear(act(linear(rms_norm(x))))`, a few rows at a time. The backward pass makes the hidden numbers again.
+///
+/// # Shapes
+/// x `[L, D]`; norm `[G * D]`; up `[G * H, D]`, or `[G * 2 H, D]` for SwiGLU; down `[G * D, H]` -> `[L, D]`. x and norm are
+/// f32, up and down f32 or bf16, all on the processor.
+///
+/// # Errors
+/// If the shapes do not agree, the segments leave a row out, the precision is that of 8-bit floats, or a tensor is not on
+/// the processor.
+pub fn mlp_branch(
+    x: &Tensor,
+    norm: &Tensor,
+    (up, down): (&Tensor, &Tensor),
+    layer: MlpBranch,
+) -> Result<Tensor> {
+    let sizes = layer.sizes(x, norm, (up.dims2()?, down.dims2()?))?;
+    let weights = [norm, up, down];
+    let bundle = Bundle::three(weights)?;
+    let [norm, up, down] = weights.map(Tensor::detach);
+    let op = MlpOp {
+        layer,
+        sizes,
+        weights: [norm, up.contiguous()?, down.contiguous()?],
+        gradients: bundle.gradients,
+    };
+    x.contiguous()?.apply_op2(&bundle.handle, op)
+}
+
+/// [`mlp_branch`] over weights that are not trained and not in tensors.
+///
+/// # Errors
+/// As [`mlp_branch`], and if a gradient of x would be wanted: there is none.
+pub fn mlp_branch_frozen(
+    x: &Tensor,
+    norm: &Tensor,
+    (up, down): (&Frozen, &Frozen),
+    layer: &MlpBranch,
+) -> Result<Tensor> {
+    if x.track_op() {
+        bail!("an MLP over frozen weights gives no gradient");
+    }
+    let sizes = layer.sizes(x, norm, (up.dims(), down.dims()))?;
+    let y = with_floats(x, |x| {
+        with_floats(norm, |norm| {
+            let weights = (up.data, down.data);
+            Ok(Call::new(layer, sizes, x, norm, weights).forward())
+        })
+    })?;
+    Tensor::from_vec(y, x.dims(), x.device())
+}
+
+/// Rows, width of the stream, and hidden columns.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    rows: usize,
+    width: usize,
+    hidden: usize,
+}
+
+impl MlpBranch {
+    fn sizes(
+        &self,
+        x: &Tensor,
+        norm: &Tensor,
+        (up, down): ((usize, usize), (usize, usize)),
+    ) -> Result<Sizes> {
+        let (rows, width) = x.dims2()?;
+        let (groups, hidden) = (self.segments.groups(), down.1);
+        if norm.dims() != [groups * width]
+            || up != (groups * hidden * self.activation.fan_in(), width)
+            || down.0 != groups * width
+            || !self.segments.covers(rows)
+            || self.precision == Precision::Fp8
+        {
+            bail!(
+                "mlp_branch: x {:?}, norm {:?}, up {up:?}, down {down:?}, {groups} groups over {} rows, {:?}",
+                x.dims(),
+                norm.dims(),
+                self.segments.end(),
+                self.precision
+            );
+        }
+        Ok(Sizes {
+            rows,
+            width,
+            hidden,
+        })
+    }
+}
+
+struct MlpOp {
+    layer: MlpBranch,
+    sizes: Sizes,
+    /// Norm, up, down.
+    weights: [Tensor; 3],
+    gradients: Gradients,
+}
+
+/// One pass, forward or backward.
+struct Call<'a> {
+    layer: &'a MlpBranch,
+    sizes: Sizes,
+    kernel: Kernel,
+    x: &'a [f32],
+    norm: &'a [f32],
+    up: Data<'a>,
+    down: Data<'a>,
+}
+
+/// Buffers of a thread.
+struct Scratch {
+    /// Rows of the stream.
+    rows: Vec<f32>,
+    /// Columns before and after the activation, and the gradients of those.
+    before: Vec<f32>,
+    after: Vec<f32>,
+    dbefore: Vec<f32>,
+    dafter: Vec<f32>,
+    normed: Packed,
+    hidden: Packed,
+    grad: Packed,
+}
+
+/// The hidden columns from one place on.
+#[derive(Clone, Copy)]
+struct Columns {
+    start: usize,
+    len: usize,
+}
+
+/// What a tile of the backward pass writes.
+struct Backward<'a> {
+    rows: std::ops::Range<usize>,
+    group: usize,
+    dx: &'a mut [f32],
+    normed: KeptRows<'a>,
+    hidden: KeptRows<'a>,
+    dbefore: KeptRows<'a>,
+}
+
+impl<'a> Call<'a> {
+    fn new(
+        layer: &'a MlpBranch,
+        sizes: Sizes,
+        x: &'a [f32],
+        norm: &'a [f32],
+        (up, down): (Data<'a>, Data<'a>),
+    ) -> Self {
+        Self {
+            layer,
+            sizes,
+            kernel: Kernel::new(layer.precision),
+            x,
+            norm,
+            up,
+            down,
+        }
+    }
+
+    fn scratch(&self) -> Scratch {
+        let fan_in = self.layer.activation.fan_in();
+        let columns = COLUMNS.min(self.sizes.hidden);
+        Scratch {
+            rows: vec![0.0; ROWS * self.sizes.width],
+            before: vec![0.0; ROWS * fan_in * columns],
+            after: vec![0.0; ROWS * columns],
+            dbefore: Vec::new(),
+            dafter: Vec::new(),
+            normed: self.kernel.left(),
+            hidden: self.kernel.left(),
+            grad: self.kernel.left(),
+        }
+    }
+
+    /// Up or down, packed.
+    fn packed(&self, up: bool, depth: Depth) -> Vec<Option<Packed>> {
+        let Sizes { width, hidden, .. } = self.sizes;
+        let (weights, shape) = match up {
+            true => (self.up, (self.layer.activation.fan_in() * hidden, width)),
+            false => (self.down, (width, hidden)),
+        };
+        tile::pack(self.kernel, &self.layer.segments, weights, shape, depth)
+    }
+
+    fn columns(&self) -> impl Iterator<Item = Columns> {
+        let hidden = self.sizes.hidden;
+        (0..hidden).step_by(COLUMNS).map(move |start| Columns {
+            start,
+            len: COLUMNS.min(hidden - start),
+        })
+    }
+
+    /// Some columns before the activation, `[rows, fan_in * len]`.
+    fn before(&self, s: &mut Scratch, up: &Packed, columns: Columns) {
+        let fan_in = self.layer.activation.fan_in();
+        let width = fan_in * columns.len;
+        let c = (&mut s.before[..s.normed.len() * width], width);
+        let b = (up, fan_in * columns.start, 0);
+        multiply(self.kernel, &s.normed, b, width, c, Start::Zero);
+    }
+
+    fn forward(&self) -> Vec<f32> {
+        let Sizes { rows, width, .. } = self.sizes;
+        let (up, down) = (
+            self.packed(true, Depth::Columns),
+            self.packed(false, Depth::Columns),
+        );
+        let fill = |y: &mut [f32]| {
+            parts_of(&self.layer.segments, ROWS, width, y)
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each_init(
+                    || self.scratch(),
+                    |s, part| {
+                        let (up, down) = (of(&up, part.group), of(&down, part.group));
+                        self.forward_tile(s, (up, down), part.rows, part.group, part.out);
+                    },
+                );
+        };
+        // SAFETY: the segments cover all rows, and each tile begins with a copy of its own.
+        unsafe { filled(rows * width, fill) }
+    }
+
+    /// The norm of a tile's rows into `s.rows`, packed into `s.normed`.
+    fn norm(&self, s: &mut Scratch, x: &[f32], group: usize) {
+        let width = self.sizes.width;
+        let w = &self.norm[group * width..][..width];
+        let rows = &mut s.rows[..x.len()];
+        normed(x, w, self.layer.eps as f32, rows);
+        s.normed.pack_rows(tile::matrix(rows, width));
+    }
+
+    fn forward_tile(
+        &self,
+        s: &mut Scratch,
+        (up, down): (&Packed, &Packed),
+        rows: std::ops::Range<usize>,
+        group: usize,
+        y: &mut [f32],
+    ) {
+        let width = self.sizes.width;
+        let x = &self.x[rows.start * width..rows.end * width];
+        y.copy_from_slice(x);
+        self.norm(s, x, group);
+        for columns in self.columns() {
+            self.before(s, up, columns);
+            let count = rows.len() * columns.len;
+            let after = &mut s.after[..count];
+            let before = &s.before[..count * self.layer.activation.fan_in()];
+            self.layer.activation.values(before, after);
+            s.hidden.pack_rows(tile::matrix(after, columns.len));
+            let b = (down, 0, columns.start);
+            multiply(self.kernel, &s.hidden, b, width, (y, width), Start::Add);
+        }
+    }
+
+    /// The gradients of x, norm, up and down.
+    fn backward(&self, grad: &[f32]) -> [Vec<f32>; 4] {
+        let Sizes {
+            rows,
+            width,
+            hidden,
+        } = self.sizes;
+        let (segments, fan_in) = (&self.layer.segments, self.layer.activation.fan_in());
+        let up = [Depth::Columns, Depth::Rows].map(|depth| self.packed(true, depth));
+        let down = self.packed(false, Depth::Rows);
+        let before = fan_in * hidden;
+        // SAFETY: the segments cover all rows, and each tile writes all columns of its own.
+        let [mut normed, mut after, mut dbefore] = [width, hidden, before]
+            .map(|columns| unsafe { Kept::room(self.layer.precision, rows * columns) });
+        let mut dnorm = Vec::new();
+        let fill = |dx: &mut [f32]| {
+            let kept = (normed.tiles(segments, ROWS, width).into_iter())
+                .zip(after.tiles(segments, ROWS, hidden))
+                .zip(dbefore.tiles(segments, ROWS, before));
+            let tiles: Vec<Backward> = (parts_of(segments, ROWS, width, dx).into_iter())
+                .zip(kept)
+                .map(|(part, ((normed, hidden), dbefore))| Backward {
+                    rows: part.rows,
+                    group: part.group,
+                    dx: part.out,
+                    normed,
+                    hidden,
+                    dbefore,
+                })
+                .collect();
+            let sums = (tiles.into_par_iter().with_max_len(1)).map_init(
+                || self.scratch(),
+                |s, tile| {
+                    let group = tile.group;
+                    let weights = ([of(&up[0], group), of(&up[1], group)], of(&down, group));
+                    (group, self.backward_tile(s, weights, grad, tile))
+                },
+            );
+            dnorm = sum_groups(sums.collect(), (segments.groups(), width));
+        };
+        // SAFETY: the segments cover all rows, and each tile writes all of its own.
+        let dx = unsafe { filled(rows * width, fill) };
+        let over = |a, b| over_rows(self.kernel, segments, a, b);
+        let dup = over((dbefore.data(), before), (normed.data(), width));
+        let ddown = over((Data::F32(grad), width), (after.data(), hidden));
+        [dx, dnorm, dup, ddown]
+    }
+
+    /// Gives the gradient of the norm's weights.
+    fn backward_tile(
+        &self,
+        s: &mut Scratch,
+        ([up, up_rows], down): ([&Packed; 2], &Packed),
+        grad: &[f32],
+        mut tile: Backward,
+    ) -> Vec<f32> {
+        let (layer, Sizes { width, hidden, .. }) = (self.layer, self.sizes);
+        let fan_in = layer.activation.fan_in();
+        let range = tile.rows.start * width..tile.rows.end * width;
+        let (x, dy) = (&self.x[range.clone()], &grad[range]);
+        self.norm(s, x, tile.group);
+        tile.normed.put(&s.rows[..x.len()], width, 0, width);
+        s.grad.pack_rows(tile::matrix(dy, width));
+        for columns in self.columns() {
+            self.before(s, up, columns);
+            let count = tile.rows.len() * columns.len;
+            s.dafter.resize(count, 0.0);
+            let b = (down, columns.start, 0);
+            let c = (&mut s.dafter[..], columns.len);
+            multiply(self.kernel, &s.grad, b, columns.len, c, Start::Zero);
+            let (before, after) = (&s.before[..count * fan_in], &mut s.after[..count]);
+            layer.activation.values(before, after);
+            tile.hidden.put(after, columns.len, columns.start, hidden);
+            s.dbefore.resize(count * fan_in, 0.0);
+            layer
+                .activation
+                .gradients(before, &s.dafter, &mut s.dbefore);
+            let wide = fan_in * columns.len;
+            let at = fan_in * columns.start;
+            tile.dbefore.put(&s.dbefore, wide, at, fan_in * hidden);
+            s.hidden.pack_rows(tile::matrix(&s.dbefore, wide));
+            let start = match columns.start {
+                0 => Start::Zero,
+                _ => Start::Add,
+            };
+            // The rows of the norm are packed and kept, so that their place is free for their gradient.
+            let c = (&mut s.rows[..x.len()], width);
+            multiply(self.kernel, &s.hidden, (up_rows, 0, at), width, c, start);
+        }
+        let mut dw = vec![0.0; width];
+        vectorised(NormBackward {
+            x,
+            dn: &s.rows[..x.len()],
+            dy,
+            w: &self.norm[tile.group * width..][..width],
+            eps: layer.eps as f32,
+            dx: tile.dx,
+            dw: &mut dw,
+        });
+        dw
+    }
+}
+
+impl MlpOp {
+    fn with_call<T>(&self, x: &[f32], f: impl FnOnce(Call) -> T) -> Result<T> {
+        let [norm, up, down] = &self.weights;
+        with_floats(norm, |norm| {
+            with_data(up, |up| {
+                with_data(down, |down| {
+                    Ok(f(Call::new(&self.layer, self.sizes, x, norm, (up, down))))
+                })
+            })
+        })
+    }
+}
+
+impl CustomOp2 for MlpOp {
+    fn name(&self) -> &'static str {
+        "mlp-branch"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        l: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let y = self.with_call(floats(x, l)?, |call| call.forward())?;
+        Ok((CpuStorage::F32(y), l.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dnorm, dup, ddown] = with_floats(grad, |grad| {
+            with_floats(x, |x| self.with_call(x, |call| call.backward(grad)))
+        })?;
+        let found = [dnorm, dup, ddown].into_iter().zip(&self.weights);
+        let found =
+            found.map(|(d, w)| Tensor::from_vec(d, w.dims(), w.device())?.to_dtype(w.dtype()));
+        let handle = self.gradients.give(found.collect::<Result<_>>()?)?;
+        let dx = Tensor::from_vec(dx, x.dims(), x.device())?;
+        Ok((Some(dx), Some(handle)))
+    }
+}
