@@ -30,10 +30,7 @@ pub use activation::{
 };
 pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
-pub use branch::{
-    AttentionWeights, MlpBranch, attention_branch, attention_branch_frozen, mlp_branch,
-    mlp_branch_frozen,
-};
+pub use branch::{AttentionWeights, BranchMatrix, MlpBranch, attention_branch, mlp_branch};
 pub use conv::{ConvSpec, Padding, conv};
 pub use device::{
     DeviceMemory, cuda_device, device_memory, device_name, forget_peak, fused_attention,

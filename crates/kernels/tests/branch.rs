@@ -5,9 +5,9 @@ mod common;
 use candle_core::{DType, Result, Tensor};
 use common::{check_gradients, relative_error, rng, under_each, uniform, values, with_gradients};
 use gallop_kernels::{
-    Activation, AttentionBlock, AttentionPlan, AttentionWeights, Frozen, MlpBranch, Numbers,
-    Precision, Segments, SelfAttention, attention_branch, attention_branch_frozen, gelu_tanh,
-    gelu7, linear, mlp_branch, mlp_branch_frozen, rms_norm, self_attention, swiglu7,
+    Activation, AttentionBlock, AttentionPlan, AttentionWeights, BranchMatrix, Frozen, MlpBranch,
+    Numbers, Precision, Segments, SelfAttention, attention_branch, gelu_tanh, gelu7, linear,
+    mlp_branch, rms_norm, self_attention, swiglu7,
 };
 
 const EPS: f64 = 0.05;
@@ -37,14 +37,16 @@ fn groups(rows: usize) -> Segments {
     Segments::new(ranges).unwrap()
 }
 
-/// The numbers of a matrix where nothing trains.
-fn with_frozen<T>(matrices: [&Tensor; 2], f: impl FnOnce([&Frozen; 2]) -> T) -> T {
-    let numbers = matrices.map(|w| w.flatten_all().unwrap().to_vec1().unwrap());
-    let frozen = |i: usize| {
-        let (rows, columns) = matrices[i].dims2().unwrap();
-        Frozen::new(Numbers::F32(&numbers[i]), rows, columns).unwrap()
-    };
-    f([&frozen(0), &frozen(1)])
+/// A matrix where nothing trains.
+fn with_frozen<T>(matrix: &Tensor, f: impl FnOnce(&BranchMatrix) -> T) -> T {
+    let numbers = matrix.flatten_all().unwrap().to_vec1().unwrap();
+    let (rows, columns) = matrix.dims2().unwrap();
+    let frozen = Frozen::new(Numbers::F32(&numbers), rows, columns).unwrap();
+    f(&BranchMatrix::Frozen(frozen))
+}
+
+fn tensor(t: &Tensor) -> BranchMatrix<'_> {
+    BranchMatrix::Tensor(t.clone())
 }
 
 fn all_equal(sizes: impl std::fmt::Debug, most: f64, f: impl Fn() -> [Vec<Vec<f64>>; 2]) {
@@ -83,7 +85,12 @@ fn with_mlp(
 }
 
 fn mlp(t: &[Tensor], layer: &MlpBranch) -> Result<Tensor> {
-    mlp_branch(&t[0], &t[1], (&t[2], &t[3]), layer.clone())
+    mlp_branch(
+        &t[0],
+        &t[1],
+        (&tensor(&t[2]), &tensor(&t[3])),
+        layer.clone(),
+    )
 }
 
 #[test]
@@ -119,12 +126,17 @@ fn an_mlp_over_frozen_weights_gives_the_same() {
     for (precision, _) in PRECISIONS {
         with_mlp((301, 32, 64), Activation::Swiglu7, precision, |t, layer| {
             let both = under_each(|| {
-                let found = with_frozen([&t[2], &t[3]], |[up, down]| {
-                    mlp_branch_frozen(&t[0], &t[1], (up, down), layer)
+                let found = with_frozen(&t[2], |up| {
+                    with_frozen(&t[3], |down| {
+                        // One of them may be a tensor.
+                        let down = [down, &tensor(&t[3])].map(BranchMatrix::clone);
+                        down.map(|down| mlp_branch(&t[0], &t[1], (up, &down), layer.clone()))
+                    })
                 });
-                [found, mlp(t, layer)].map(|y| values(&y.unwrap()))
+                let [both, one] = found.map(|y| values(&y.unwrap()));
+                [both, one, values(&mlp(t, layer).unwrap())]
             });
-            assert!(both.iter().all(|(_, [found, wanted])| found == wanted));
+            assert!((both.iter()).all(|(_, [a, b, wanted])| a == wanted && b == wanted));
         });
     }
 }
@@ -138,8 +150,8 @@ fn an_mlp_takes_weights_of_bf16() {
         |t, layer| {
             let narrow = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
             let both = under_each(|| {
-                let weights = (&narrow(&t[2]), &narrow(&t[3]));
-                let found = mlp_branch(&t[0], &t[1], weights, layer.clone());
+                let weights = [&t[2], &t[3]].map(|w| BranchMatrix::Tensor(narrow(w)));
+                let found = mlp_branch(&t[0], &t[1], (&weights[0], &weights[1]), layer.clone());
                 [found, mlp(t, layer)].map(|y| values(&y.unwrap()))
             });
             assert!(both.iter().all(|(_, [found, wanted])| found == wanted));
@@ -182,13 +194,22 @@ fn attention_apart(t: &[Tensor], layer: &SelfAttention) -> Result<Tensor> {
     &t[0] + linear(&out, &t[5], None, segments, precision)?
 }
 
-fn weights(t: &[Tensor]) -> AttentionWeights<'_, &Tensor> {
-    AttentionWeights {
+fn attend(t: &[Tensor], layer: &SelfAttention) -> Result<Tensor> {
+    attend_by(t, (&tensor(&t[2]), &tensor(&t[5])), layer)
+}
+
+fn attend_by(
+    t: &[Tensor],
+    (qkv, proj): (&BranchMatrix, &BranchMatrix),
+    layer: &SelfAttention,
+) -> Result<Tensor> {
+    let weights = AttentionWeights {
         norm: &t[1],
-        qkv: &t[2],
+        qkv,
         heads: (&t[3], &t[4]),
-        proj: &t[5],
-    }
+        proj,
+    };
+    attention_branch(&t[0], weights, layer)
 }
 
 fn with_attention(
@@ -245,7 +266,7 @@ fn an_attention_equals_its_parts() {
         for (precision, most) in PRECISIONS {
             with_attention(sizes, heads, precision, |t, layer| {
                 all_equal((sizes, heads, precision), most, || {
-                    let joined = |t: &[Tensor]| attention_branch(&t[0], weights(t), layer).unwrap();
+                    let joined = |t: &[Tensor]| attend(t, layer).unwrap();
                     [
                         with_gradients(t, joined),
                         with_gradients(t, |t| attention_apart(t, layer).unwrap()),
@@ -259,9 +280,7 @@ fn an_attention_equals_its_parts() {
 #[test]
 fn an_attentions_gradients_equal_differences() {
     with_attention((23, 12), (2, 1, 8), Precision::F32, |t, layer| {
-        check_gradients(&mut rng(4), t, 1e-2, 1e-2, |t| {
-            attention_branch(&t[0], weights(t), layer)
-        });
+        check_gradients(&mut rng(4), t, 1e-2, 1e-2, |t| attend(t, layer));
     });
 }
 
@@ -270,16 +289,10 @@ fn an_attention_over_frozen_weights_gives_the_same() {
     for (precision, _) in PRECISIONS {
         with_attention((301, 32), (2, 1, 16), precision, |t, layer| {
             let both = under_each(|| {
-                let found = with_frozen([&t[2], &t[5]], |[qkv, proj]| {
-                    let weights = AttentionWeights {
-                        norm: &t[1],
-                        qkv,
-                        heads: (&t[3], &t[4]),
-                        proj,
-                    };
-                    attention_branch_frozen(&t[0], weights, layer)
+                let found = with_frozen(&t[2], |qkv| {
+                    with_frozen(&t[5], |proj| attend_by(t, (qkv, proj), layer))
                 });
-                [found, attention_branch(&t[0], weights(t), layer)].map(|y| values(&y.unwrap()))
+                [found, attend(t, layer)].map(|y| values(&y.unwrap()))
             });
             assert!(both.iter().all(|(_, [found, wanted])| found == wanted));
         });
@@ -289,8 +302,7 @@ fn an_attention_over_frozen_weights_gives_the_same() {
 #[test]
 fn wrong_shapes_of_an_attention_are_refused() {
     with_attention((10, 12), (2, 1, 8), Precision::F32, |t, layer| {
-        let run = |t: &[Tensor], layer: &SelfAttention| attention_branch(&t[0], weights(t), layer);
-        assert!(run(t, layer).is_ok());
+        assert!(attend(t, layer).is_ok());
         let some = Segments::single(9).with_groups(2);
         for wrong in [
             SelfAttention {
@@ -306,10 +318,10 @@ fn wrong_shapes_of_an_attention_are_refused() {
                 ..*layer
             },
         ] {
-            assert!(run(t, &wrong).is_err());
+            assert!(attend(t, &wrong).is_err());
         }
         let mut turned = t.to_vec();
         turned[5] = t[5].t().unwrap().contiguous().unwrap();
-        assert!(run(&turned, layer).is_err());
+        assert!(attend(&turned, layer).is_err());
     });
 }

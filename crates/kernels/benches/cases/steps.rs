@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 use gallop_kernels::{
-    Activation, AttentionBlock, AttentionPlan, MlpBranch, Precision, Segments, attention, linear,
-    mlp_branch, rms_norm,
+    Activation, AttentionBlock, AttentionPlan, BranchMatrix, MlpBranch, Precision, Segments,
+    attention, linear, mlp_branch, rms_norm,
 };
 
 use super::{Case, both};
@@ -89,8 +89,8 @@ impl Step {
                 eps: 1e-6,
                 precision: Precision::Bf16,
             };
-            let weights = (&scaled(&block[4])?, &scaled(&block[5])?);
-            mlp_branch(&x, &block[3], weights, layer)
+            let [up, down] = [scaled(&block[4])?, scaled(&block[5])?].map(BranchMatrix::Tensor);
+            mlp_branch(&x, &block[3], (&up, &down), layer)
         })
     }
 

@@ -5,11 +5,11 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::BranchMatrix;
 use super::bundle::{Bundle, Gradients};
 use super::kept::{Kept, KeptRows};
 use super::tile::{self, NormBackward, ROWS, multiply, normed, of};
 use crate::attention::{Middle, SelfAttention};
-use crate::frozen::Frozen;
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
@@ -19,39 +19,39 @@ use crate::segments::Segments;
 use crate::simd::vectorised;
 use crate::storage::{floats, with_data, with_floats};
 
-/// The weights of an attention branch; `M` is what holds a matrix.
+/// The weights of an attention branch.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionWeights<'a, M> {
+pub struct AttentionWeights<'a> {
     /// Of the norm before, `[G * D]`.
     pub norm: &'a Tensor,
     /// `[G * ((Nq + 2 Nk) K + Nq), D]`.
-    pub qkv: M,
+    pub qkv: &'a BranchMatrix<'a>,
     /// Of the norms of queries and keys, `[G * K]` each.
     pub heads: (&'a Tensor, &'a Tensor),
     /// `[G * D, Nq K]`.
-    pub proj: M,
+    pub proj: &'a BranchMatrix<'a>,
 }
 
 /// `x + linear(self_attention(linear(rms_norm(x))))`, a few rows at a time but for the attention itself.
 ///
 /// # Shapes
-/// x `[L, D]` -> `[L, D]`. x and the norms are f32, the matrices f32 or bf16, all on the processor.
+/// x `[L, D]` -> `[L, D]`. x and the norms are f32, all on the processor.
 ///
 /// # Errors
-/// If the shapes do not agree, the segments leave a row out, the precision is that of 8-bit floats, or a tensor is not on
-/// the processor; as [`crate::self_attention`].
+/// If the shapes do not agree, the segments leave a row out, the precision is that of 8-bit floats, a tensor is not on
+/// the processor, or a gradient of x would be wanted where a matrix is frozen: there is none. As
+/// [`crate::self_attention`].
 pub fn attention_branch(
     x: &Tensor,
-    weights: AttentionWeights<&Tensor>,
+    weights: AttentionWeights,
     layer: &SelfAttention,
 ) -> Result<Tensor> {
-    let AttentionWeights {
-        norm,
-        qkv,
-        heads: (q_norm, k_norm),
-        proj,
-    } = weights;
-    let sizes = Sizes::new(x, norm, (qkv.dims2()?, proj.dims2()?), layer)?;
+    let (norm, (q_norm, k_norm)) = (weights.norm, weights.heads);
+    let sizes = Sizes::new(x, &weights, layer)?;
+    let (BranchMatrix::Tensor(qkv), BranchMatrix::Tensor(proj)) = (weights.qkv, weights.proj)
+    else {
+        return frozen(x, weights, layer, sizes);
+    };
     let (outer, inner) = (
         Bundle::three([norm, qkv, proj])?,
         Bundle::two([q_norm, k_norm])?,
@@ -70,26 +70,25 @@ pub fn attention_branch(
     x.contiguous()?.apply_op3(&outer.handle, &inner.handle, op)
 }
 
-/// [`attention_branch`] over matrices that are not trained and not in tensors.
-///
-/// # Errors
-/// As [`attention_branch`], and if a gradient of x would be wanted: there is none.
-pub fn attention_branch_frozen(
+fn frozen(
     x: &Tensor,
-    weights: AttentionWeights<&Frozen>,
+    weights: AttentionWeights,
     layer: &SelfAttention,
+    sizes: Sizes,
 ) -> Result<Tensor> {
     if x.track_op() {
         bail!("attention over frozen weights gives no gradient");
     }
     let (norm, (q_norm, k_norm)) = (weights.norm, weights.heads);
-    let (qkv, proj) = (weights.qkv, weights.proj);
-    let sizes = Sizes::new(x, norm, (qkv.dims(), proj.dims()), layer)?;
     let frame = Frame::new(layer, sizes, (q_norm, k_norm), false)?;
     let y = with_floats(x, |x| {
         with_norms([norm, q_norm, k_norm], |norms| {
-            let made = Call::new(&frame, x, norms, [qkv.data, proj.data]).forward()?;
-            Ok(made.0)
+            weights.qkv.with_data(|qkv| {
+                weights.proj.with_data(|proj| {
+                    let (y, _) = Call::new(&frame, x, norms, [qkv, proj]).forward()?;
+                    Ok(y)
+                })
+            })
         })
     })?;
     Tensor::from_vec(y, x.dims(), x.device())
@@ -109,12 +108,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(
-        x: &Tensor,
-        norm: &Tensor,
-        (qkv, proj): ((usize, usize), (usize, usize)),
-        layer: &SelfAttention,
-    ) -> Result<Self> {
+    fn new(x: &Tensor, weights: &AttentionWeights, layer: &SelfAttention) -> Result<Self> {
+        let (norm, qkv, proj) = (weights.norm, weights.qkv.dims()?, weights.proj.dims()?);
         let (rows, width) = x.dims2()?;
         let groups = layer.segments.groups();
         let (query_heads, _, head) = layer.heads;

@@ -3,11 +3,11 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
+use super::BranchMatrix;
 use super::bundle::{Bundle, Gradients};
 use super::kept::{Kept, KeptRows};
 use super::tile::{self, NormBackward, ROWS, multiply, normed, of};
 use crate::activation::Activation;
-use crate::frozen::Frozen;
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
@@ -37,48 +37,46 @@ pub struct MlpBranch {
 ///
 /// # Shapes
 /// x `[L, D]`; norm `[G * D]`; up `[G * H, D]`, or `[G * 2 H, D]` for SwiGLU; down `[G * D, H]` -> `[L, D]`. x and norm are
-/// f32, up and down f32 or bf16, all on the processor.
+/// f32, all on the processor.
 ///
 /// # Errors
-/// If the shapes do not agree, the segments leave a row out, the precision is that of 8-bit floats, or a tensor is not on
-/// the processor.
+/// If the shapes do not agree, the segments leave a row out, the precision is that of 8-bit floats, a tensor is not on
+/// the processor, or a gradient of x would be wanted where a matrix is frozen: there is none.
 pub fn mlp_branch(
     x: &Tensor,
     norm: &Tensor,
-    (up, down): (&Tensor, &Tensor),
+    (up, down): (&BranchMatrix, &BranchMatrix),
     layer: MlpBranch,
 ) -> Result<Tensor> {
-    let sizes = layer.sizes(x, norm, (up.dims2()?, down.dims2()?))?;
-    let weights = [norm, up, down];
-    let bundle = Bundle::three(weights)?;
-    let [norm, up, down] = weights.map(Tensor::detach);
+    let sizes = layer.sizes(x, norm, (up.dims()?, down.dims()?))?;
+    let (BranchMatrix::Tensor(up), BranchMatrix::Tensor(down)) = (up, down) else {
+        return frozen(x, norm, (up, down), (&layer, sizes));
+    };
+    let bundle = Bundle::three([norm, up, down])?;
+    let own = |w: &Tensor| w.detach().contiguous();
     let op = MlpOp {
         layer,
         sizes,
-        weights: [norm, up.contiguous()?, down.contiguous()?],
+        weights: [own(norm)?, own(up)?, own(down)?],
         gradients: bundle.gradients,
     };
     x.contiguous()?.apply_op2(&bundle.handle, op)
 }
 
-/// [`mlp_branch`] over weights that are not trained and not in tensors.
-///
-/// # Errors
-/// As [`mlp_branch`], and if a gradient of x would be wanted: there is none.
-pub fn mlp_branch_frozen(
+fn frozen(
     x: &Tensor,
     norm: &Tensor,
-    (up, down): (&Frozen, &Frozen),
-    layer: &MlpBranch,
+    (up, down): (&BranchMatrix, &BranchMatrix),
+    (layer, sizes): (&MlpBranch, Sizes),
 ) -> Result<Tensor> {
     if x.track_op() {
         bail!("an MLP over frozen weights gives no gradient");
     }
-    let sizes = layer.sizes(x, norm, (up.dims(), down.dims()))?;
     let y = with_floats(x, |x| {
         with_floats(norm, |norm| {
-            let weights = (up.data, down.data);
-            Ok(Call::new(layer, sizes, x, norm, weights).forward())
+            up.with_data(|up| {
+                down.with_data(|down| Ok(Call::new(layer, sizes, x, norm, (up, down)).forward()))
+            })
         })
     })?;
     Tensor::from_vec(y, x.dims(), x.device())

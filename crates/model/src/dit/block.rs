@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 use gallop_kernels::{
-    Activation, AttentionWeights, MlpBranch, Precision, Segments, SelfAttention, attention_branch,
-    attention_branch_frozen, gelu7_for_product, mlp_branch, mlp_branch_frozen,
-    rms_norm_for_product, self_attention, swiglu7_for_product,
+    Activation, AttentionWeights, BranchMatrix, MlpBranch, Precision, Segments, SelfAttention,
+    attention_branch, gelu7_for_product, mlp_branch, rms_norm_for_product, self_attention,
+    swiglu7_for_product,
 };
 
-use super::matrix::{Form, Matrix, MatrixSource, Pair, Weight};
+use super::matrix::{Form, Matrix, MatrixSource, Weight};
 use super::store::inner_form;
 use super::{AttentionKind, DitConfig, LayerKind, MlpKind};
 use crate::error;
@@ -179,13 +179,16 @@ impl Rows<'_> {
     }
 
     /// Two matrices for one operation on x.
-    fn pair<'b>(&self, x: &Tensor, both: [&'b Matrix; 2]) -> error::Result<Pair<'b>> {
-        match self.precision {
-            Precision::F32 | Precision::Bf16 if x.device().is_cpu() => {
-                Matrix::pair(both, self.sets(), self.segments.groups())
-            }
-            _ => Ok(Pair::Apart),
+    fn near<'b>(
+        &self,
+        x: &Tensor,
+        [a, b]: [&'b Matrix; 2],
+    ) -> error::Result<Option<[BranchMatrix<'b>; 2]>> {
+        if self.precision == Precision::Fp8 || !x.device().is_cpu() {
+            return Ok(None);
         }
+        let near = |matrix: &'b Matrix| matrix.near(self.sets(), self.segments.groups());
+        Ok(near(a)?.zip(near(b)?).map(|(a, b)| [a, b]))
     }
 
     /// For a linear map to read, by the weights of the modalities that there are.
@@ -263,34 +266,19 @@ impl Attention {
         let norm = &rows.present(&self.pre_norm)?;
         let (q_norm, k_norm) = (&rows.present(&self.q_norm)?, &rows.present(&self.k_norm)?);
         let heads = (q_norm, k_norm);
-        match rows.pair(x, [&self.qkv, &self.proj])? {
-            Pair::Tensors([qkv, proj]) => {
-                let (qkv, proj) = (&qkv, &proj);
-                let weights = AttentionWeights {
-                    norm,
-                    qkv,
-                    heads,
-                    proj,
-                };
-                Ok(attention_branch(x, weights, &layer)?)
-            }
-            Pair::Frozen([qkv, proj]) => {
-                let (qkv, proj) = (&qkv, &proj);
-                let weights = AttentionWeights {
-                    norm,
-                    qkv,
-                    heads,
-                    proj,
-                };
-                Ok(attention_branch_frozen(x, weights, &layer)?)
-            }
-            Pair::Apart => {
-                let qkv = rows.linear(&rows.norm(x, norm)?, &self.qkv)?;
-                let out = self_attention(&qkv, heads, &layer)?;
-                drop(qkv);
-                Ok((x + rows.linear(&out, &self.proj)?)?)
-            }
+        if let Some([qkv, proj]) = &rows.near(x, [&self.qkv, &self.proj])? {
+            let weights = AttentionWeights {
+                norm,
+                qkv,
+                heads,
+                proj,
+            };
+            return Ok(attention_branch(x, weights, &layer)?);
         }
+        let qkv = rows.linear(&rows.norm(x, norm)?, &self.qkv)?;
+        let out = self_attention(&qkv, heads, &layer)?;
+        drop(qkv);
+        Ok((x + rows.linear(&out, &self.proj)?)?)
     }
 }
 
@@ -322,7 +310,10 @@ impl Mlp {
     /// x + MLP(x), [L, D]: as one operation where the matrices are small.
     fn add_to(&self, x: &Tensor, rows: &Rows) -> error::Result<Tensor> {
         let norm = &rows.present(&self.pre_norm)?;
-        let layer = || MlpBranch {
+        let Some([up, down]) = &rows.near(x, [&self.up, &self.down])? else {
+            return self.add_parts(x, norm, rows);
+        };
+        let layer = MlpBranch {
             segments: rows.segments.clone(),
             activation: match self.kind {
                 MlpKind::Gelu7 => Activation::Gelu7,
@@ -331,11 +322,7 @@ impl Mlp {
             eps: NORM_EPS,
             precision: rows.precision,
         };
-        match rows.pair(x, [&self.up, &self.down])? {
-            Pair::Tensors([up, down]) => Ok(mlp_branch(x, norm, (&up, &down), layer())?),
-            Pair::Frozen([up, down]) => Ok(mlp_branch_frozen(x, norm, (&up, &down), &layer())?),
-            Pair::Apart => self.add_parts(x, norm, rows),
-        }
+        Ok(mlp_branch(x, norm, (up, down), layer)?)
     }
 
     /// x + MLP(x), some rows at a time: the hidden activations are several times as wide.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use gallop_kernels::{
-    Frozen, Precision, Resident, Segments, linear, linear_frozen, linear_resident, sum_in_parts,
+    BranchMatrix, Frozen, Precision, Resident, Segments, linear, linear_frozen, linear_resident,
+    sum_in_parts,
 };
 
 use crate::error::{ModelError, Result};
@@ -35,16 +36,6 @@ pub(super) enum Matrix {
     Small(Arc<Quantized>),
     /// In the memory of another device than the processor, as it is stored.
     Resident(Resident),
-}
-
-/// The numbers of two matrices that one operation is to take, of the groups that there are.
-pub(super) enum Pair<'a> {
-    /// They may be trained.
-    Tensors([Tensor; 2]),
-    /// They are used where they lie.
-    Frozen([Frozen<'a>; 2]),
-    /// No operation takes both: they are too large, of two kinds, or not on the processor.
-    Apart,
 }
 
 /// How the matrices of one layer are to be had.
@@ -154,39 +145,29 @@ impl Matrix {
         Ok(Weight { kept, making })
     }
 
-    /// Numbers of a matrix of one group that stays in the processor's caches beside the rows that pass.
+    /// Numbers of a matrix of one group that stays in a processor's caches beside the rows that pass.
     const NEAR: usize = 2 << 20;
 
-    /// Two matrices for one operation; of `sets` stacked ones in each the first `groups` are used.
-    pub fn pair<'a>(both: [&'a Self; 2], sets: usize, groups: usize) -> Result<Pair<'a>> {
+    /// The first `groups` of `sets` stacked matrices, to be taken by a branch in one operation; nothing if they are not in
+    /// the processor's memory, or too large for its caches.
+    pub fn near(&self, sets: usize, groups: usize) -> Result<Option<BranchMatrix<'_>>> {
         let groups = groups.min(sets);
-        let frozen = |matrix: &'a Self| -> Result<Option<Frozen<'a>>> {
-            let all = match matrix {
-                Self::Mapped(mapped) => mapped.frozen()?,
-                Self::Small(small) => small.frozen()?,
-                Self::Tensor(_) | Self::Resident(_) => return Ok(None),
-            };
-            Ok(Some(all.rows(0..all.dims().0 / sets * groups)))
-        };
-        let near = |numbers: usize| numbers <= Self::NEAR * groups;
-        if let [Self::Tensor(a), Self::Tensor(b)] = both {
-            let used = |w: &Tensor| match groups == sets {
-                true => Ok(w.clone()),
-                false => w.narrow(0, 0, w.dim(0)? / sets * groups),
-            };
-            let pair = [used(a)?, used(b)?];
-            let fit = |w: &Tensor| w.device().is_cpu() && near(w.elem_count());
-            return Ok(match pair.iter().all(fit) {
-                true => Pair::Tensors(pair),
-                false => Pair::Apart,
-            });
+        fn first(all: Frozen<'_>, sets: usize, groups: usize) -> BranchMatrix<'_> {
+            BranchMatrix::Frozen(all.rows(0..all.dims().0 / sets * groups))
         }
-        Ok(match [frozen(both[0])?, frozen(both[1])?] {
-            [Some(a), Some(b)] if [a, b].iter().all(|w| near(w.dims().0 * w.dims().1)) => {
-                Pair::Frozen([a, b])
+        let matrix = match self {
+            Self::Mapped(mapped) => first(mapped.frozen()?, sets, groups),
+            Self::Small(small) => first(small.frozen()?, sets, groups),
+            Self::Tensor(weight) if weight.device().is_cpu() => {
+                BranchMatrix::Tensor(match groups == sets {
+                    true => weight.clone(),
+                    false => weight.narrow(0, 0, weight.dim(0)? / sets * groups)?,
+                })
             }
-            _ => Pair::Apart,
-        })
+            Self::Tensor(_) | Self::Resident(_) => return Ok(None),
+        };
+        let (rows, columns) = matrix.dims()?;
+        Ok((rows * columns <= Self::NEAR * groups).then_some(matrix))
     }
 
     /// `x W^T`, each row by the matrix of its group; of `sets` stacked matrices only the first groups may be used.
