@@ -83,7 +83,8 @@ def attention_case(length, heads, dim):
 
 
 def blocks_case(samples, length, width, heads, hidden, layers):
-    """Pre-norm transformer blocks: the training step of the notes on compute."""
+    """Pre-norm transformer blocks: the training step of the notes on compute. Ours also norm and rotate queries and keys
+    and gate heads, and train the norms' weights."""
     shapes = [(3 * width, width), (width, width), (hidden, width), (width, hidden)]
     weights = [random(*s) * s[1] ** -0.5 for _ in range(layers) for s in shapes]
 

@@ -116,11 +116,15 @@ impl CustomOp1 for GradientIs {
     }
 }
 
-/// Uniform numbers in -1..1.
+/// Uniform numbers in -1..1; in a matrix smaller by the root of its columns, so that what it makes stays ordinary.
 fn random(shape: &[usize]) -> Tensor {
     let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(7);
+    let size = match shape {
+        [_, columns] => (*columns as f32).powf(-0.5),
+        _ => 1.0,
+    };
     let numbers: Vec<f32> = (0..shape.iter().product::<usize>())
-        .map(|_| rng.random_range(-1.0..1.0))
+        .map(|_| size * rng.random_range(-1.0..1.0))
         .collect();
     Tensor::from_vec(numbers, shape, &Device::Cpu).expect("as many numbers as the shape says")
 }

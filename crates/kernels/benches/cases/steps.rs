@@ -1,9 +1,9 @@
 //! Attention, and a training step of transformer blocks.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use gallop_kernels::{
-    Activation, AttentionBlock, AttentionPlan, BranchMatrix, MlpBranch, Precision, Segments,
-    attention, linear, mlp_branch, rms_norm,
+    Activation, AttentionBlock, AttentionPlan, AttentionWeights, BranchMatrix, MlpBranch,
+    Precision, Segments, SelfAttention, attention, attention_branch, mlp_branch,
 };
 
 use super::{Case, both};
@@ -33,12 +33,13 @@ pub fn add(cases: &mut Vec<Case>) {
         hidden: 2048,
         layers: 4,
     };
+    let frame = step.frame();
     both(
         cases,
         "blocks 4 of 512, 4x1024",
         step.flop(),
         step.shapes(),
-        move |t| step.forward(t),
+        move |t| step.forward(t, &frame),
     );
 }
 
@@ -64,12 +65,14 @@ impl Step {
         (self.layers * (products + 4 * self.rows() * self.length * self.width)) as f64
     }
 
-    /// Input, then for each block: norm, qkv, out, norm, up, down.
+    /// Input, then for each block: norm, qkv and gates, norms of queries and keys, out, norm, up, down.
     fn shapes(&self) -> Vec<Vec<usize>> {
-        let (d, h) = (self.width, self.hidden);
+        let (d, h, head) = (self.width, self.hidden, self.width / self.heads);
         let block = [
             vec![d],
-            vec![3 * d, d],
+            vec![3 * d + self.heads, d],
+            vec![head],
+            vec![head],
             vec![d, d],
             vec![d],
             vec![h, d],
@@ -80,60 +83,71 @@ impl Step {
         shapes
     }
 
-    fn forward(&self, t: &[Tensor]) -> Result<Tensor> {
-        t[1..].chunks(6).try_fold(t[0].clone(), |x, block| {
-            let x = (&x + self.attend(&x, block)?)?;
-            let layer = MlpBranch {
-                segments: Segments::single(self.rows()),
-                activation: Activation::GeluTanh,
-                eps: 1e-6,
-                precision: Precision::Bf16,
+    /// The layers of the model, which also norm and rotate queries and keys and gate heads.
+    fn forward(&self, t: &[Tensor], frame: &Frame) -> Result<Tensor> {
+        let attention = SelfAttention {
+            heads: (self.heads, self.heads, self.width / self.heads),
+            rope: (&frame.sin, &frame.cos),
+            segments: &frame.segments,
+            plan: &frame.plan,
+            eps: EPS,
+            precision: Precision::Bf16,
+        };
+        let mlp = MlpBranch {
+            segments: frame.segments.clone(),
+            activation: Activation::GeluTanh,
+            eps: EPS,
+            precision: Precision::Bf16,
+        };
+        let matrix = |w: &Tensor| BranchMatrix::Tensor(w.clone());
+        t[1..].chunks(8).try_fold(t[0].clone(), |x, block| {
+            let (qkv, proj) = (&matrix(&block[1]), &matrix(&block[4]));
+            let weights = AttentionWeights {
+                norm: &block[0],
+                qkv,
+                heads: (&block[2], &block[3]),
+                proj,
             };
-            let [up, down] = [scaled(&block[4])?, scaled(&block[5])?].map(BranchMatrix::Tensor);
-            mlp_branch(&x, &block[3], (&up, &down), layer)
+            let x = attention_branch(&x, weights, &attention)?;
+            let (up, down) = (&matrix(&block[6]), &matrix(&block[7]));
+            mlp_branch(&x, &block[5], (up, down), mlp.clone())
         })
     }
 
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        rms_norm(x, weight, &Segments::single(self.rows()), 1e-6)
-    }
-
-    fn linear(&self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
-        linear(
-            x,
-            &scaled(w)?,
-            None,
-            &Segments::single(self.rows()),
-            Precision::Bf16,
-        )
-    }
-
-    fn attend(&self, x: &Tensor, block: &[Tensor]) -> Result<Tensor> {
-        let qkv = self.linear(&self.norm(x, &block[0])?, &block[1])?;
-        let (heads, dim) = (self.heads, self.width / self.heads);
-        let part = |i: usize| {
-            qkv.narrow(1, i * self.width, self.width)?
-                .reshape((self.rows(), heads, dim))
+    fn frame(&self) -> Frame {
+        let (rows, head) = (self.rows(), self.width / self.heads);
+        let angles: Vec<f32> = (0..rows * (head / 2)).map(|i| i as f32 * 1e-3).collect();
+        let table = |f: fn(f32) -> f32| {
+            let numbers = angles.iter().map(|x| f(*x)).collect();
+            Tensor::from_vec(numbers, (rows, head / 2), &Device::Cpu)
+                .expect("as many numbers as the shape says")
         };
         let ranges = (0..self.samples).map(|s| s * self.length..(s + 1) * self.length);
-        let blocks = ranges
-            .map(|r| AttentionBlock {
-                q: r.clone(),
-                k: vec![r],
-                causal: false,
-            })
-            .collect();
-        let plan = AttentionPlan {
-            blocks,
-            scale: (dim as f32).powf(-0.5),
-            softcap: None,
-        };
-        let mixed = attention(&part(0)?, &part(1)?, &part(2)?, &plan, Precision::Bf16)?;
-        self.linear(&mixed.reshape((self.rows(), self.width))?, &block[2])
+        let blocks = ranges.map(|r| AttentionBlock {
+            q: r.clone(),
+            k: vec![r],
+            causal: false,
+        });
+        Frame {
+            sin: table(f32::sin),
+            cos: table(f32::cos),
+            segments: Segments::single(rows),
+            plan: AttentionPlan {
+                blocks: blocks.collect(),
+                scale: (head as f32).powf(-0.5),
+                softcap: None,
+            },
+        }
     }
 }
 
-/// Weights are uniform in -1..1: scaled down, so that the numbers stay ordinary.
-fn scaled(w: &Tensor) -> Result<Tensor> {
-    w * (w.dim(1)? as f64).powf(-0.5)
+const EPS: f64 = 1e-6;
+
+/// What the layers share.
+#[derive(Clone)]
+struct Frame {
+    sin: Tensor,
+    cos: Tensor,
+    segments: Segments,
+    plan: AttentionPlan,
 }
