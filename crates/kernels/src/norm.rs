@@ -97,7 +97,7 @@ impl CustomOp2 for RmsNorm {
                     x: &x[part.rows.start * width..part.rows.end * width],
                     w: &w[part.group * width..][..width],
                     eps: self.eps,
-                    part,
+                    y: part.out,
                 })
             });
         Ok((CpuStorage::F32(y), lx.shape().clone()))
@@ -175,11 +175,12 @@ pub fn rms_backward((x, g): (&[f32], &[f32]), w: &[f32], eps: f32, dx: &mut [f32
     }
 }
 
-struct RmsForward<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    eps: f32,
-    part: Part<'a>,
+/// The norm of rows by the weights of one group.
+pub(crate) struct RmsForward<'a> {
+    pub x: &'a [f32],
+    pub w: &'a [f32],
+    pub eps: f32,
+    pub y: &'a mut [f32],
 }
 
 impl Loop for RmsForward<'_> {
@@ -187,7 +188,7 @@ impl Loop for RmsForward<'_> {
     #[inline(always)]
     fn run(self) {
         let width = self.w.len();
-        for (x, y) in (self.x.chunks_exact(width)).zip(self.part.out.chunks_exact_mut(width)) {
+        for (x, y) in (self.x.chunks_exact(width)).zip(self.y.chunks_exact_mut(width)) {
             let r = inverse_rms(x, self.eps);
             for ((y, x), w) in y.iter_mut().zip(x).zip(self.w) {
                 *y = x * r * (w + 1.0);

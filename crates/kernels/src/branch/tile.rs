@@ -2,7 +2,7 @@
 
 use crate::gemm::source::{Data, Depth, Operand, Source};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Side, Start};
-use crate::norm::{inverse_rms, rms_backward};
+use crate::norm::{RmsForward, rms_backward};
 use crate::segments::Segments;
 use crate::simd::{Loop, vectorised};
 
@@ -60,28 +60,6 @@ pub fn multiply(
     unsafe { kernel.block(a, b, shape, (c.0.as_mut_ptr(), c.1), start) }
 }
 
-/// The norm of some rows.
-pub struct Norm<'a> {
-    pub x: &'a [f32],
-    pub w: &'a [f32],
-    pub eps: f32,
-    pub y: &'a mut [f32],
-}
-
-impl Loop for Norm<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let width = self.w.len();
-        for (x, y) in (self.x.chunks_exact(width)).zip(self.y.chunks_exact_mut(width)) {
-            let r = inverse_rms(x, self.eps);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(self.w) {
-                *y = x * r * (w + 1.0);
-            }
-        }
-    }
-}
-
 /// The gradient of some rows of the stream, of which `dy` is that of the sum and `dn` that of the norm; adds to that of w.
 pub struct NormBackward<'a> {
     pub x: &'a [f32],
@@ -107,8 +85,9 @@ impl Loop for NormBackward<'_> {
     }
 }
 
+/// The norm of some rows.
 pub fn normed(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
-    vectorised(Norm { x, w, eps, y });
+    vectorised(RmsForward { x, w, eps, y });
 }
 
 /// Adjacent rows of `width` numbers.
