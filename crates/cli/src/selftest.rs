@@ -65,4 +65,7 @@ fn row(label: &str, outcome: &Outcome) {
         outcome.time.as_secs_f64() * 1e3,
         if outcome.passed() { "" } else { "  FAILED" }
     );
+    if let Some(why) = &outcome.failure {
+        println!("    {}", why.lines().next().unwrap_or_default());
+    }
 }

@@ -1,6 +1,7 @@
 //! Every operation, forward and backward, against the same operation elsewhere.
 
 mod attention;
+mod branch;
 mod convolutions;
 #[cfg(feature = "cuda")]
 mod fused;
@@ -32,6 +33,8 @@ pub struct Outcome {
     pub limit: f64,
     /// Time of the second run, forward and backward.
     pub time: Duration,
+    /// Why there is no result, if there is none; the errors are no numbers then.
+    pub failure: Option<String>,
 }
 
 impl Outcome {
@@ -56,18 +59,19 @@ struct Case {
 }
 
 /// Runs every operation on `device` and on the processor, on random inputs of odd sizes, and hands each outcome to
-/// `each`; true if all passed.
+/// `each`; true if all passed. One that fails to run has not passed, and those after it are run all the same.
 ///
 /// # Errors
-/// If an operation fails to run; its name is in the message.
+/// If an operation fails to run on the processor; its name is in the message.
 pub fn compare_devices(device: &Device, mut each: impl FnMut(&Outcome)) -> Result<bool> {
     let mut passed = true;
     for case in cases()? {
         let wanted = evaluate(&case, &Device::Cpu)?;
-        evaluate(&case, device)?;
-        let start = Instant::now();
-        let found = evaluate(&case, device)?;
-        let outcome = outcome(&case, &found, &wanted, start.elapsed())?;
+        let found = evaluate(&case, device).and_then(|_| {
+            let start = Instant::now();
+            Ok((evaluate(&case, device)?, start.elapsed()))
+        });
+        let outcome = judged(&case, found, &wanted);
         passed &= outcome.passed();
         each(&outcome);
     }
@@ -89,8 +93,8 @@ pub fn compare_instruction_sets(mut each: impl FnMut(Isa, &Outcome)) -> Result<b
         for isa in sets.iter().filter(|isa| **isa != Isa::Portable) {
             choose(*isa)?;
             let start = Instant::now();
-            let found = evaluate(&case, &Device::Cpu)?;
-            let outcome = outcome(&case, &found, &wanted, start.elapsed())?;
+            let found = evaluate(&case, &Device::Cpu).map(|found| (found, start.elapsed()));
+            let outcome = judged(&case, found, &wanted);
             passed &= outcome.passed();
             each(*isa, &outcome);
         }
@@ -131,6 +135,19 @@ fn evaluate_unnamed(case: &Case, device: &Device) -> Result<Vec<Tensor>> {
     found.into_iter().map(home).collect()
 }
 
+/// What was found, beside what was wanted.
+fn judged(case: &Case, found: Result<(Vec<Tensor>, Duration)>, wanted: &[Tensor]) -> Outcome {
+    let judged = found.and_then(|(found, time)| outcome(case, &found, wanted, time));
+    judged.unwrap_or_else(|why| Outcome {
+        name: case.name.clone(),
+        forward: f64::NAN,
+        backward: f64::NAN,
+        limit: case.limit,
+        time: Duration::ZERO,
+        failure: Some(why.to_string()),
+    })
+}
+
 fn outcome(case: &Case, found: &[Tensor], wanted: &[Tensor], time: Duration) -> Result<Outcome> {
     let errors = (found.iter().zip(wanted))
         .map(|(f, w)| relative_error(f, w))
@@ -145,6 +162,7 @@ fn outcome(case: &Case, found: &[Tensor], wanted: &[Tensor], time: Duration) -> 
         backward: worst,
         limit: case.limit,
         time,
+        failure: None,
     })
 }
 
@@ -203,6 +221,7 @@ fn cases() -> Result<Vec<Case>> {
         all.extend(linear::cases(precision)?);
         all.extend(convolutions::cases(precision)?);
         all.extend(attention::cases(precision)?);
+        all.extend(branch::cases(precision)?);
     }
     all.push(linear::for_products()?);
     all.extend(linear::eight_bits()?);
@@ -223,8 +242,15 @@ mod tests {
             backward: f64::NAN,
             limit: 1.0,
             time: Duration::ZERO,
+            failure: None,
         };
         assert!(!bad.passed());
+        let case_of = |run: fn() -> Result<Tensor>| case("", &[], 1.0, move |_, _| run()).unwrap();
+        let failing = case_of(|| candle_core::bail!("no such operation"));
+        let found = evaluate(&failing, &Device::Cpu).map(|found| (found, Duration::ZERO));
+        let outcome_of_it = judged(&failing, found, &[]);
+        assert!(!outcome_of_it.passed());
+        assert!(outcome_of_it.failure.unwrap().contains("no such operation"));
         let nan = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
         let one = Tensor::new(&[1f32], &Device::Cpu).unwrap();
         let case = case("", &[], 1.0, |_, _| unreachable!()).unwrap();
