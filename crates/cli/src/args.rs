@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gallop_core::{Ratio, Resolution};
 use gallop_engine::public::Line;
-use gallop_kernels::Precision;
+use gallop_kernels::{Isa, Precision};
 
 use crate::device::DeviceChoice;
 
@@ -22,6 +22,21 @@ pub struct Cli {
     /// Threads to compute with [default: one a core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
+    /// Instructions to compute with: amx, avx512-bf16, avx512, avx2 or portable, to see what another processor
+    /// would do [default: the fastest here]
+    #[arg(long, global = true, value_name = "SET", value_parser = instructions)]
+    pub isa: Option<Isa>,
+}
+
+fn instructions(name: &str) -> Result<Isa, String> {
+    let here = || {
+        let names: Vec<_> = Isa::available().map(Isa::name).collect();
+        names.join(", ")
+    };
+    match Isa::named(name) {
+        Some(isa) if isa.supported() => Ok(isa),
+        _ => Err(format!("this processor has {}", here())),
+    }
 }
 
 /// What gallop can do.

@@ -66,6 +66,9 @@ fn prepare(cli: &Cli, cancel: &Cancel) -> Result<()> {
             .build_global()
             .context("--threads")?;
     }
+    if let Some(isa) = cli.isa {
+        gallop_kernels::set_isa(isa).context("--isa")?;
+    }
     let cancel = cancel.clone();
     ctrlc::set_handler(move || {
         if cancel.is_cancelled() {

@@ -28,6 +28,18 @@ fn the_embedded_model_says_what_it_can_make() {
 }
 
 #[test]
+fn instructions_that_are_not_there_are_refused_with_those_that_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = gallop(folder.path(), &["--isa", "mmx", "selftest"]);
+    assert!(!out.status.success());
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(
+        said.contains("this processor has") && said.contains("portable"),
+        "{said}"
+    );
+}
+
+#[test]
 fn the_public_architecture_is_counted_without_files() {
     let folder = tempfile::tempdir().unwrap();
     let out = gallop(

@@ -1,4 +1,4 @@
-//! Times the kernels: `cargo bench -p gallop-kernels [-- filter]` prints a table.
+//! Times the kernels: `cargo bench -p gallop-kernels [-- --isa=SET filter ..]` prints a table.
 //! With `--serve` it times the cases named on its input, one a line, for `compare.py` to take turns with.
 
 use std::io::{BufRead, Write};
@@ -9,10 +9,18 @@ mod cases;
 use cases::{Case, all};
 
 fn main() {
-    let args: Vec<String> = std::env::args()
+    let mut args: Vec<String> = std::env::args()
         .skip(1)
         .filter(|a| a != "--bench")
         .collect();
+    args.retain(|arg| {
+        let Some(name) = arg.strip_prefix("--isa=") else {
+            return true;
+        };
+        let isa = gallop_kernels::Isa::named(name).expect("an instruction set by its name");
+        gallop_kernels::set_isa(isa).expect("one that this processor has");
+        false
+    });
     gallop_kernels::keep_freed_memory();
     let cases = all();
     if args.iter().any(|a| a == "--serve") {

@@ -29,6 +29,22 @@ impl Isa {
         Isa::Portable,
     ];
 
+    /// As it is written in flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amx => "amx",
+            Self::Avx512Bf16 => "avx512-bf16",
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
     /// Whether this processor, its operating system and this process may use it.
     pub fn supported(self) -> bool {
         static FOUND: OnceLock<[bool; 5]> = OnceLock::new();

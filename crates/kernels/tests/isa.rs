@@ -105,6 +105,7 @@ fn long_sums_are_split_and_large_weights_packed_once() {
 fn the_choice_has_a_name() {
     for (isa, name) in under_each(describe) {
         assert!(!name.is_empty());
+        assert_eq!(Isa::named(isa.name()), Some(isa));
         assert!(
             isa != Isa::Amx || name == "AMX BF16",
             "AMX failed its check on this processor"
