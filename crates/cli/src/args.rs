@@ -265,6 +265,9 @@ pub struct Eval {
     /// Seconds a clip
     #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub duration: f64,
+    /// Width to height of the clips
+    #[arg(long, value_name = "W:H", default_value = "16:9")]
+    pub ratio: Ratio,
     /// Short side or size of the clips [default: the model's own]
     #[arg(long, value_name = "SIZE")]
     pub resolution: Option<Resolution>,

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use gallop_core::{
-    Audio, Cancel, Clip, ClipShape, Frame, Plan, Progress, Ratio, Request, UserError,
-};
+use gallop_core::{Audio, Cancel, Clip, ClipShape, Frame, Plan, Progress, Request, UserError};
 use gallop_engine::{
     Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct, sound_for,
 };
@@ -145,7 +143,7 @@ fn plan(args: &Eval, info: &FoalInfo) -> Result<Plan> {
     let request = Request {
         prompt: "any".into(),
         duration: args.duration,
-        ratio: Ratio::ALL[0],
+        ratio: args.ratio,
         resolution: args.resolution.map_or_else(|| info.resolution(), Ok)?,
         seed: 0,
         steps: args.steps.unwrap_or(info.sampling.num_steps),
