@@ -27,6 +27,63 @@ pub fn zeros(len: usize) -> Vec<f32> {
     v
 }
 
+/// Numbers that begin at a line of the cache, so that rows of whole lines touch no line twice.
+#[derive(Default)]
+pub struct Aligned {
+    lines: Vec<FloatLine>,
+    len: usize,
+}
+
+/// The f32 numbers of a line of the cache.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct FloatLine(#[expect(dead_code, reason = "read as numbers")] [f32; Self::NUMBERS]);
+
+impl FloatLine {
+    const NUMBERS: usize = 16;
+    const ZERO: Self = Self([0.0; Self::NUMBERS]);
+}
+
+impl Aligned {
+    /// So many zeros.
+    pub fn zeros(len: usize) -> Self {
+        let lines = vec![FloatLine::ZERO; len.div_ceil(FloatLine::NUMBERS)];
+        advise_huge(lines.as_ptr().cast_mut(), lines.len());
+        Self { lines, len }
+    }
+
+    /// So many zeros, in the same place if there is room.
+    pub fn reset(&mut self, len: usize) {
+        self.lines.clear();
+        self.grow(len);
+        self.len = len;
+    }
+
+    /// At least so many numbers: those that there are, and zeros.
+    pub fn grow(&mut self, len: usize) {
+        let lines = len.div_ceil(FloatLine::NUMBERS);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, FloatLine::ZERO);
+        }
+        self.len = self.len.max(len);
+    }
+}
+
+impl std::ops::Deref for Aligned {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the lines are 16 numbers each and nothing else, and `len` of them are there.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl std::ops::DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
 /// Asks for huge pages under a large buffer: a fault for each 2 MiB instead of each 4 KiB.
 #[cfg(target_os = "linux")]
 fn advise_huge<T>(at: *mut T, len: usize) {
@@ -69,6 +126,15 @@ mod tests {
             // SAFETY: `fill` writes all.
             let v = unsafe { filled(len, |v| v.fill(2.0f32)) };
             assert_eq!(v.len(), len);
+            let mut aligned = Aligned::zeros(len);
+            assert_eq!((aligned.len(), aligned.as_ptr() as usize % 64), (len, 0));
+            aligned.fill(1.0);
+            aligned.reset(len / 2 + 1);
+            assert!(aligned.len() == len / 2 + 1 && aligned.iter().all(|v| *v == 0.0));
+            aligned.fill(1.0);
+            aligned.grow(len);
+            assert_eq!(aligned.len(), len.max(len / 2 + 1));
+            assert_eq!(aligned[len / 2], 1.0);
             assert!(v.iter().all(|v| *v == 2.0));
         }
     }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::tiles::{Gradients, Logits};
 use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, GradientTile, Kernel, Matrix, Packed, Precision, Start};
+use crate::memory::Aligned;
 use crate::simd::vectorised;
 
 /// Keys of a tile: a multiple of every kernel's grain (6, 32 and 96), as are the keys of a task.
@@ -56,15 +57,15 @@ struct Queries {
 /// The gradients that one task found. Numbers of a head are filled up to what is as cheap to make.
 struct Found {
     /// Tiles of `[K, QUERIES]`.
-    dq: Vec<f32>,
+    dq: Aligned,
     /// `[keys, K]`.
-    dk: Vec<f32>,
-    dv: Vec<f32>,
+    dk: Aligned,
+    dv: Aligned,
 }
 
 struct Scratch {
-    logits: Vec<f32>,
-    grads: Vec<f32>,
+    logits: Aligned,
+    grads: Aligned,
     p: Packed,
     ds: Packed,
     turned: Packed,
@@ -230,7 +231,7 @@ impl Given<'_> {
         &self,
         found: &[Found],
         (parts, columns): (usize, usize),
-        of: impl Fn(&Found) -> &Vec<f32>,
+        of: impl Fn(&Found) -> &Aligned,
     ) -> Vec<f32> {
         let e = self.extents;
         let width = e.key_heads * e.head;
@@ -261,13 +262,13 @@ impl Call<'_> {
         let e = self.given.extents;
         let keys = part * self.part..((part + 1) * self.part).min(e.keys);
         let mut found = Found {
-            dq: vec![0.0; e.queries.next_multiple_of(QUERIES) * self.room.rows],
-            dk: vec![0.0; keys.len() * self.room.columns],
-            dv: vec![0.0; keys.len() * self.room.columns],
+            dq: Aligned::zeros(e.queries.next_multiple_of(QUERIES) * self.room.rows),
+            dk: Aligned::zeros(keys.len() * self.room.columns),
+            dv: Aligned::zeros(keys.len() * self.room.columns),
         };
         let mut scratch = Scratch {
-            logits: vec![0.0; KEYS * QUERIES],
-            grads: vec![0.0; KEYS * QUERIES],
+            logits: Aligned::zeros(KEYS * QUERIES),
+            grads: Aligned::zeros(KEYS * QUERIES),
             p: self.kernel.left(),
             ds: self.kernel.left(),
             turned: self.kernel.right(),

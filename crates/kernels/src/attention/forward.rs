@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::tiles::{BOUND, Logits, Running, Softmax};
 use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
+use crate::memory::Aligned;
 use crate::simd::vectorised;
 
 /// Queries of a task.
@@ -36,8 +37,8 @@ struct Task<'a> {
 struct Scratch {
     q: Packed,
     p: Packed,
-    tile: Vec<f32>,
-    out: Vec<f32>,
+    tile: Aligned,
+    out: Aligned,
     /// Numbers from one row of `out` to the next: a head's, and what is as cheap to make.
     width: usize,
     state: Vec<Running>,
@@ -173,8 +174,8 @@ impl Call<'_> {
         Scratch {
             q: self.kernel.left(),
             p: self.kernel.left(),
-            tile: vec![0.0; queries * keys],
-            out: Vec::new(),
+            tile: Aligned::zeros(queries * keys),
+            out: Aligned::default(),
             width: self.kernel.whole_columns(self.extents.head),
             state: Vec::new(),
             sums: Vec::new(),
@@ -184,8 +185,7 @@ impl Call<'_> {
     fn run(&self, s: &mut Scratch, task: &Task) {
         let e = self.extents;
         let count = task.rows.len();
-        s.out.clear();
-        s.out.resize(count * s.width, 0.0);
+        s.out.reset(count * s.width);
         s.state.clear();
         let start = match self.bounded[task.head] {
             true => Running::BOUNDED,

@@ -13,7 +13,7 @@ use crate::attention::{Middle, SelfAttention};
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
-use crate::memory::filled;
+use crate::memory::{Aligned, filled};
 use crate::rows::{Part, parts_of, sum_groups};
 use crate::segments::Segments;
 use crate::simd::vectorised;
@@ -206,7 +206,7 @@ struct Call<'a> {
 
 /// Buffers of a thread.
 struct Scratch {
-    rows: Vec<f32>,
+    rows: Aligned,
     left: Packed,
 }
 
@@ -230,7 +230,7 @@ impl<'a> Call<'a> {
 
     fn scratch(&self) -> Scratch {
         Scratch {
-            rows: vec![0.0; ROWS * self.frame.sizes.width],
+            rows: Aligned::zeros(ROWS * self.frame.sizes.width),
             left: self.kernel.left(),
         }
     }

@@ -11,7 +11,7 @@ use crate::activation::Activation;
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
-use crate::memory::filled;
+use crate::memory::{Aligned, filled};
 use crate::rows::{parts_of, sum_groups};
 use crate::segments::Segments;
 use crate::simd::vectorised;
@@ -143,12 +143,12 @@ struct Call<'a> {
 /// Buffers of a thread.
 struct Scratch {
     /// Rows of the stream.
-    rows: Vec<f32>,
+    rows: Aligned,
     /// Columns before and after the activation, and the gradients of those.
-    before: Vec<f32>,
-    after: Vec<f32>,
-    dbefore: Vec<f32>,
-    dafter: Vec<f32>,
+    before: Aligned,
+    after: Aligned,
+    dbefore: Aligned,
+    dafter: Aligned,
     normed: Packed,
     hidden: Packed,
     grad: Packed,
@@ -194,11 +194,11 @@ impl<'a> Call<'a> {
         let fan_in = self.layer.activation.fan_in();
         let columns = COLUMNS.min(self.sizes.hidden);
         Scratch {
-            rows: vec![0.0; ROWS * self.sizes.width],
-            before: vec![0.0; ROWS * fan_in * columns],
-            after: vec![0.0; ROWS * columns],
-            dbefore: Vec::new(),
-            dafter: Vec::new(),
+            rows: Aligned::zeros(ROWS * self.sizes.width),
+            before: Aligned::zeros(ROWS * fan_in * columns),
+            after: Aligned::zeros(ROWS * columns),
+            dbefore: Aligned::zeros(ROWS * fan_in * columns),
+            dafter: Aligned::zeros(ROWS * columns),
             normed: self.kernel.left(),
             hidden: self.kernel.left(),
             grad: self.kernel.left(),
@@ -353,21 +353,20 @@ impl<'a> Call<'a> {
         for columns in self.columns() {
             self.before(s, up, columns);
             let count = tile.rows.len() * columns.len;
-            s.dafter.resize(count, 0.0);
             let b = (down, columns.start, 0);
-            let c = (&mut s.dafter[..], columns.len);
+            let c = (&mut s.dafter[..count], columns.len);
             multiply(self.kernel, &s.grad, b, columns.len, c, Start::Zero);
             let (before, after) = (&s.before[..count * fan_in], &mut s.after[..count]);
             layer.activation.values(before, after);
             tile.hidden.put(after, columns.len, columns.start, hidden);
-            s.dbefore.resize(count * fan_in, 0.0);
+            let dbefore = &mut s.dbefore[..count * fan_in];
             layer
                 .activation
-                .gradients(before, &s.dafter, &mut s.dbefore);
+                .gradients(before, &s.dafter[..count], dbefore);
             let wide = fan_in * columns.len;
             let at = fan_in * columns.start;
-            tile.dbefore.put(&s.dbefore, wide, at, fan_in * hidden);
-            s.hidden.pack_rows(tile::matrix(&s.dbefore, wide));
+            tile.dbefore.put(dbefore, wide, at, fan_in * hidden);
+            s.hidden.pack_rows(tile::matrix(dbefore, wide));
             let start = match columns.start {
                 0 => Start::Zero,
                 _ => Start::Add,

@@ -8,25 +8,6 @@ use super::avx2::{LEFT, RIGHT, VECTOR};
 use super::dense::round_to_bf16;
 use super::source::{Cursor, Depth, Operand, Source};
 
-/// 16 numbers: what the kernel reads of a right panel at once.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
-pub struct Wide(#[expect(dead_code, reason = "read as numbers")] [f32; WIDE]);
-
-/// Numbers of a `Wide`.
-pub const WIDE: usize = 16;
-
-impl Wide {
-    /// All zeros.
-    pub const ZERO: Wide = Wide([0.0; WIDE]);
-
-    /// The numbers one after the other.
-    pub fn numbers(wide: &mut [Wide]) -> &mut [f32] {
-        // SAFETY: a `Wide` is WIDE numbers and nothing else.
-        unsafe { std::slice::from_raw_parts_mut(wide.as_mut_ptr().cast(), wide.len() * WIDE) }
-    }
-}
-
 /// Panels packed together, when the sum's rows are read: few enough that their lines stay in the first-level cache.
 const TOGETHER: usize = 8;
 

@@ -7,10 +7,12 @@ use rayon::prelude::*;
 use super::Precision;
 use super::dense::{self, Dense};
 #[cfg(target_arch = "x86_64")]
-use super::floats::{Fill, WIDE, Wide};
+use super::floats::Fill;
 use super::kernel::{Engine, Kernel, Side};
 use super::panels::{self, LINE, Line, Panels, Scratch};
 use super::source::{Data, Depth, Operand, Source};
+#[cfg(target_arch = "x86_64")]
+use crate::memory::Aligned;
 
 /// A row-major matrix of f32 numbers, for the block level.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +86,7 @@ pub struct Packed {
     lines: Vec<Line>,
     /// Panels of f32, for AVX2.
     #[cfg(target_arch = "x86_64")]
-    wide: Vec<Wide>,
+    wide: Aligned,
     /// Rows of the source one after the other, for the other engines.
     dense: Vec<f32>,
     /// Strides of `dense`: items, depth.
@@ -102,7 +104,7 @@ impl Packed {
             side,
             lines: Vec::new(),
             #[cfg(target_arch = "x86_64")]
-            wide: Vec::new(),
+            wide: Aligned::default(),
             dense: Vec::new(),
             strides: [0, 0],
             len: 0,
@@ -271,7 +273,7 @@ impl Packed {
             depth,
             panel,
             round: self.kernel.precision() == Precision::Bf16,
-            out: Wide::numbers(&mut self.wide),
+            out: &mut self.wide,
             scratch: &mut self.scratch.floats,
         };
         // SAFETY: this engine is only chosen where AVX2 is supported.
@@ -288,7 +290,7 @@ impl Packed {
         let round = self.kernel.precision() == Precision::Bf16;
         let group = len.div_ceil(panel).div_ceil(PARTS).max(1);
         let numbers = (group * panel * depth).max(1);
-        Wide::numbers(&mut self.wide)
+        self.wide
             .par_chunks_mut(numbers)
             .enumerate()
             .take(len.div_ceil(panel * group))
@@ -312,10 +314,8 @@ impl Packed {
     #[cfg(target_arch = "x86_64")]
     fn make_wide_room(&mut self) -> usize {
         let panel = self.engine.panel(self.side);
-        let needed = (self.len.div_ceil(panel) * panel * self.depth).div_ceil(WIDE);
-        if self.wide.len() < needed {
-            self.wide.resize(needed, Wide::ZERO);
-        }
+        self.wide
+            .grow(self.len.div_ceil(panel) * panel * self.depth);
         panel
     }
 
@@ -421,8 +421,7 @@ impl<'a> Block<'a> {
         let panel = self.packed.engine.panel(self.packed.side);
         let stride = panel * self.packed.depth;
         let at = self.item / panel * stride + self.depth * panel;
-        let start = self.packed.wide.as_ptr().cast::<f32>();
-        (start.wrapping_add(at), stride)
+        (self.packed.wide.as_ptr().wrapping_add(at), stride)
     }
 
     /// Where the panels start, and the lines from one to the next, for the bf16 engines.
