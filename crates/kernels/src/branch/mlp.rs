@@ -102,6 +102,7 @@ impl MlpBranch {
         if norm.dims() != [groups * width]
             || up != (groups * hidden * self.activation.fan_in(), width)
             || down.0 != groups * width
+            || hidden == 0
             || !self.segments.covers(rows)
             || self.precision == Precision::Fp8
         {
