@@ -29,13 +29,12 @@ pub struct Cli {
 }
 
 fn instructions(name: &str) -> Result<Isa, String> {
-    let here = || {
-        let names: Vec<_> = Isa::available().map(Isa::name).collect();
-        names.join(", ")
-    };
     match Isa::named(name) {
         Some(isa) if isa.supported() => Ok(isa),
-        _ => Err(format!("this processor has {}", here())),
+        _ => {
+            let here: Vec<_> = Isa::available().map(Isa::name).collect();
+            Err(format!("this processor has {}", here.join(", ")))
+        }
     }
 }
 

@@ -137,10 +137,11 @@ impl CustomOp2 for RmsNorm {
                     Ok(fold_parts(all, shape, |part, dw| {
                         let range = part.rows.start * width..part.rows.end * width;
                         vectorised(RmsBackward {
-                            inputs: (&x[range.clone()], &g[range]),
+                            x: &x[range.clone()],
+                            g: &g[range],
                             w: &w[part.group * width..][..width],
                             eps: self.eps,
-                            part,
+                            dx: part.out,
                             dw,
                         });
                     }))
@@ -197,12 +198,14 @@ impl Loop for RmsForward<'_> {
     }
 }
 
-struct RmsBackward<'a> {
-    inputs: (&'a [f32], &'a [f32]),
-    w: &'a [f32],
-    eps: f32,
-    part: Part<'a>,
-    dw: &'a mut [f32],
+/// The gradient of rows through the norm, given that of the norm; adds to that of w.
+pub(crate) struct RmsBackward<'a> {
+    pub x: &'a [f32],
+    pub g: &'a [f32],
+    pub w: &'a [f32],
+    pub eps: f32,
+    pub dx: &'a mut [f32],
+    pub dw: &'a mut [f32],
 }
 
 impl Loop for RmsBackward<'_> {
@@ -210,9 +213,8 @@ impl Loop for RmsBackward<'_> {
     #[inline(always)]
     fn run(self) {
         let width = self.w.len();
-        let (x, g) = self.inputs;
-        let rows = x.chunks_exact(width).zip(g.chunks_exact(width));
-        for (row, dx) in rows.zip(self.part.out.chunks_exact_mut(width)) {
+        let rows = (self.x.chunks_exact(width)).zip(self.g.chunks_exact(width));
+        for (row, dx) in rows.zip(self.dx.chunks_exact_mut(width)) {
             rms_backward(row, self.w, self.eps, dx, self.dw);
         }
     }

@@ -18,10 +18,7 @@ pub fn data<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Data<'a>> {
 
 /// The numbers of a contiguous f32 CPU tensor.
 pub fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match data(storage, layout)? {
-        Data::F32(v) => Ok(v),
-        _ => bail!("expected f32, found another number type"),
-    }
+    data(storage, layout)?.floats()
 }
 
 /// Calls `f` with the numbers of a tensor on the CPU, which is made contiguous first.
@@ -36,8 +33,5 @@ pub fn with_data<T>(tensor: &Tensor, f: impl FnOnce(Data) -> Result<T>) -> Resul
 
 /// As `with_data`, for f32.
 pub fn with_floats<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-    with_data(tensor, |data| match data {
-        Data::F32(v) => f(v),
-        _ => bail!("expected f32, found another number type"),
-    })
+    with_data(tensor, |data| f(data.floats()?))
 }

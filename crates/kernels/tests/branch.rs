@@ -3,11 +3,14 @@
 mod common;
 
 use candle_core::{DType, Result, Tensor};
-use common::{check_gradients, relative_error, rng, under_each, uniform, values, with_gradients};
+use common::{
+    check_gradients, plan_of_halves, relative_error, rng, under_each, uniform, values,
+    with_gradients,
+};
 use gallop_kernels::{
-    Activation, AttentionBlock, AttentionPlan, AttentionWeights, BranchMatrix, Frozen, MlpBranch,
-    Numbers, Precision, Segments, SelfAttention, attention_branch, gelu_tanh, gelu7, linear,
-    mlp_branch, rms_norm, self_attention, swiglu7,
+    Activation, AttentionWeights, BranchMatrix, Frozen, MlpBranch, Numbers, Precision, Segments,
+    SelfAttention, attention_branch, gelu_tanh, gelu7, linear, mlp_branch, rms_norm,
+    self_attention, swiglu7,
 };
 
 const EPS: f64 = 0.05;
@@ -223,16 +226,7 @@ fn with_attention(
     let angles = uniform(&mut rng, &[rows, head * 3 / 8]);
     let (sin, cos) = (angles.sin().unwrap(), angles.cos().unwrap());
     let segments = groups(rows);
-    let block = |q, k, causal| AttentionBlock { q, k, causal };
-    let half = rows / 2;
-    let plan = AttentionPlan {
-        blocks: vec![
-            block(0..half, vec![0..half / 2, half..rows], false),
-            block(half..rows, vec![0..half, half..rows], true),
-        ],
-        scale: 0.7,
-        softcap: None,
-    };
+    let plan = plan_of_halves(rows);
     let scale = (width as f64).powf(-0.5);
     let joined = (queries + 2 * keys) * head + queries;
     let mut small = |shape: &[usize]| (uniform(&mut rng, shape) * scale).unwrap();

@@ -3,10 +3,9 @@
 mod common;
 
 use candle_core::{Result, Tensor};
-use common::{check_gradients, relative_error, rng, uniform, with_gradients};
+use common::{check_gradients, plan_of_halves, relative_error, rng, uniform, with_gradients};
 use gallop_kernels::{
-    AttentionBlock, AttentionPlan, Precision, Segments, SelfAttention, attention, head_gate,
-    qk_norm_rope, self_attention,
+    Precision, Segments, SelfAttention, attention, head_gate, qk_norm_rope, self_attention,
 };
 
 fn parts(t: &[Tensor], layer: &SelfAttention) -> Result<Tensor> {
@@ -33,16 +32,7 @@ fn with_layer(
     let angles = uniform(&mut rng, &[rows, head * 3 / 8]);
     let (sin, cos) = (angles.sin().unwrap(), angles.cos().unwrap());
     let segments = Segments::new(vec![(0..rows / 3, 1), (rows / 3..rows, 0)]).unwrap();
-    let block = |q, k, causal| AttentionBlock { q, k, causal };
-    let half = rows / 2;
-    let plan = AttentionPlan {
-        blocks: vec![
-            block(0..half, vec![0..half / 2, half..rows], false),
-            block(half..rows, vec![0..half, half..rows], true),
-        ],
-        scale: 0.7,
-        softcap: None,
-    };
+    let plan = plan_of_halves(rows);
     let inputs = [
         uniform(&mut rng, &[rows, (nq + 2 * nk) * head + nq]),
         uniform(&mut rng, &[2 * head]),

@@ -266,9 +266,10 @@ impl Call<'_> {
             dk: Aligned::zeros(keys.len() * self.room.columns),
             dv: Aligned::zeros(keys.len() * self.room.columns),
         };
+        let room = self.strip().iter().product();
         let mut scratch = Scratch {
-            logits: Aligned::zeros(KEYS * QUERIES),
-            grads: Aligned::zeros(KEYS * QUERIES),
+            logits: Aligned::zeros(room),
+            grads: Aligned::zeros(room),
             p: self.kernel.left(),
             ds: self.kernel.left(),
             turned: self.kernel.right(),
@@ -337,10 +338,7 @@ impl Call<'_> {
             // and C is a tile, or the rows of the tile's keys, or the tile of its queries.
             unsafe { self.kernel.block(a, b, shape, c, start) }
         };
-        let [strip, part] = match self.packs() {
-            true => [self.kernel.grain(), COLUMNS],
-            false => [m, n],
-        };
+        let [strip, part] = self.strip();
         for column in (0..n).step_by(part) {
             let columns = column..(column + part).min(n);
             let q = Block::new(&queries.q[0], query + column, 0);
@@ -350,10 +348,9 @@ impl Call<'_> {
                 let k = Block::new(&keys.k, key + row, 0);
                 let v = Block::new(&keys.v, key + row, 0);
                 let shape = [rows.len(), columns.len(), e.head];
-                let stride = part.next_multiple_of(ALIGN);
-                products(k, q, shape, (s.logits.as_mut_ptr(), stride), Start::Zero);
-                products(v, grad, shape, (s.grads.as_mut_ptr(), stride), Start::Zero);
-                self.softmax((s, stride), head, tile, (rows, columns.clone()));
+                products(k, q, shape, (s.logits.as_mut_ptr(), part), Start::Zero);
+                products(v, grad, shape, (s.grads.as_mut_ptr(), part), Start::Zero);
+                self.softmax((s, part), head, tile, (rows, columns.clone()));
             }
         }
         let grad = Block::new(&queries.grad[1], 0, query);
@@ -377,6 +374,14 @@ impl Call<'_> {
     /// Whether probabilities and gradients of logits are packed as they are made.
     fn packs(&self) -> bool {
         self.kernel.packs_powers() && self.given.plan.softcap.is_none()
+    }
+
+    /// Keys and queries whose logits are there at a time.
+    fn strip(&self) -> [usize; 2] {
+        match self.packs() {
+            true => [self.kernel.grain(), COLUMNS],
+            false => [KEYS, QUERIES],
+        }
     }
 
     /// Probabilities and gradients of `q . k` out of the products of some keys and queries of the tile, packed.

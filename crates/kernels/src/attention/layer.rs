@@ -78,10 +78,10 @@ pub(crate) struct Middle {
     extents: Extents,
     sin: Tensor,
     cos: Tensor,
-    segments: Segments,
+    pub(crate) segments: Segments,
     plan: AttentionPlan,
-    eps: f32,
-    precision: Precision,
+    pub(crate) eps: f32,
+    pub(crate) precision: Precision,
 }
 
 /// Where the columns of `qkv` begin.

@@ -1,23 +1,18 @@
 //! The attention of a layer: `y = x + W_proj self_attention(W_qkv norm(x))`.
 
-use std::sync::OnceLock;
-
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::BranchMatrix;
-use super::bundle::{Bundle, Gradients};
 use super::kept::{Kept, KeptRows};
-use super::tile::{self, NormBackward, ROWS, multiply, normed, of};
+use super::op::{self, Branch};
+use super::tile::{self, ROWS, multiply, norm_backward, normed, of};
 use crate::attention::{Middle, SelfAttention};
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
 use crate::memory::{Aligned, filled};
 use crate::rows::{Part, parts_of, sum_groups};
-use crate::segments::Segments;
-use crate::simd::vectorised;
-use crate::storage::{floats, with_data, with_floats};
 
 /// The weights of an attention branch.
 #[derive(Clone, Copy, Debug)]
@@ -46,57 +41,18 @@ pub fn attention_branch(
     weights: AttentionWeights,
     layer: &SelfAttention,
 ) -> Result<Tensor> {
-    let (norm, (q_norm, k_norm)) = (weights.norm, weights.heads);
     let sizes = Sizes::new(x, &weights, layer)?;
-    let (BranchMatrix::Tensor(qkv), BranchMatrix::Tensor(proj)) = (weights.qkv, weights.proj)
-    else {
-        return frozen(x, weights, layer, sizes);
-    };
-    let (outer, inner) = (
-        Bundle::three([norm, qkv, proj])?,
-        Bundle::two([q_norm, k_norm])?,
-    );
-    let trains = x.track_op() || outer.handle.track_op() || inner.handle.track_op();
-    let own = |w: &Tensor| w.detach().contiguous();
-    let op = AttentionOp {
-        frame: Frame::new(layer, sizes, (q_norm, k_norm), trains)?,
-        norms: [own(norm)?, own(q_norm)?, own(k_norm)?],
-        matrices: [own(qkv)?, own(proj)?],
-        outer: outer.gradients,
-        inner: inner.gradients,
-        trains,
-        made: OnceLock::new(),
-    };
-    x.contiguous()?.apply_op3(&outer.handle, &inner.handle, op)
-}
-
-fn frozen(
-    x: &Tensor,
-    weights: AttentionWeights,
-    layer: &SelfAttention,
-    sizes: Sizes,
-) -> Result<Tensor> {
-    if x.track_op() {
-        bail!("attention over frozen weights gives no gradient");
-    }
-    let (norm, (q_norm, k_norm)) = (weights.norm, weights.heads);
-    let frame = Frame::new(layer, sizes, (q_norm, k_norm), false)?;
-    let y = with_floats(x, |x| {
-        with_norms([norm, q_norm, k_norm], |norms| {
-            weights.qkv.with_data(|qkv| {
-                weights.proj.with_data(|proj| {
-                    let (y, _) = Call::new(&frame, x, norms, [qkv, proj]).forward()?;
-                    Ok(y)
-                })
-            })
-        })
-    })?;
-    Tensor::from_vec(y, x.dims(), x.device())
-}
-
-fn with_norms<T>(norms: [&Tensor; 3], f: impl FnOnce([&[f32]; 3]) -> Result<T>) -> Result<T> {
-    let [a, b, c] = norms;
-    with_floats(a, |a| with_floats(b, |b| with_floats(c, |c| f([a, b, c]))))
+    // Only of 8-bit floats, which are refused, does the precision depend on whether it trains.
+    let middle = Middle::new((sizes.rows, sizes.joined), weights.heads, layer, false)?;
+    let norm = |w: &Tensor| BranchMatrix::Tensor(w.clone());
+    let weights = [
+        norm(weights.norm),
+        weights.qkv.clone(),
+        norm(weights.heads.0),
+        norm(weights.heads.1),
+        weights.proj.clone(),
+    ];
+    op::apply(x, &weights, Attention { middle, sizes })
 }
 
 /// Rows, width of the stream, columns of the joined product.
@@ -136,42 +92,9 @@ impl Sizes {
 }
 
 /// The operation without its inputs.
-struct Frame {
+struct Attention {
     middle: Middle,
-    segments: Segments,
     sizes: Sizes,
-    eps: f32,
-    precision: Precision,
-}
-
-impl Frame {
-    fn new(
-        layer: &SelfAttention,
-        sizes: Sizes,
-        heads: (&Tensor, &Tensor),
-        trains: bool,
-    ) -> Result<Self> {
-        Ok(Self {
-            middle: Middle::new((sizes.rows, sizes.joined), heads, layer, trains)?,
-            segments: layer.segments.clone(),
-            sizes,
-            eps: layer.eps as f32,
-            precision: layer.precision,
-        })
-    }
-}
-
-struct AttentionOp {
-    frame: Frame,
-    /// Before, of queries, of keys.
-    norms: [Tensor; 3],
-    /// qkv and proj.
-    matrices: [Tensor; 2],
-    outer: Gradients,
-    inner: Gradients,
-    trains: bool,
-    /// What the forward pass made, if gradients will be wanted.
-    made: OnceLock<Made>,
 }
 
 /// What the backward pass starts from.
@@ -184,18 +107,10 @@ struct Made {
     lse: Vec<f32>,
 }
 
-/// The gradients of all inputs.
-struct Found {
-    x: Vec<f32>,
-    norm: Vec<f32>,
-    qkv: Vec<f32>,
-    heads: [Vec<f32>; 2],
-    proj: Vec<f32>,
-}
-
 /// One pass, forward or backward.
 struct Call<'a> {
-    frame: &'a Frame,
+    middle: &'a Middle,
+    sizes: Sizes,
     kernel: Kernel,
     x: &'a [f32],
     norm: &'a [f32],
@@ -211,53 +126,52 @@ struct Scratch {
 }
 
 impl<'a> Call<'a> {
-    fn new(
-        frame: &'a Frame,
-        x: &'a [f32],
-        [norm, q, k]: [&'a [f32]; 3],
-        [qkv, proj]: [Data<'a>; 2],
-    ) -> Self {
-        Self {
-            frame,
-            kernel: Kernel::new(frame.precision),
+    fn new(attention: &'a Attention, x: &'a [f32], weights: &[Data<'a>]) -> Result<Self> {
+        let [norm, qkv, q_norm, k_norm, proj] = *weights else {
+            bail!("{} weights of an attention", weights.len());
+        };
+        Ok(Self {
+            middle: &attention.middle,
+            sizes: attention.sizes,
+            kernel: Kernel::new(attention.middle.precision),
             x,
-            norm,
-            heads: [q, k],
+            norm: norm.floats()?,
+            heads: [q_norm.floats()?, k_norm.floats()?],
             qkv,
             proj,
-        }
+        })
     }
 
     fn scratch(&self) -> Scratch {
         Scratch {
-            rows: Aligned::zeros(ROWS * self.frame.sizes.width),
+            rows: Aligned::zeros(ROWS * self.sizes.width),
             left: self.kernel.left(),
         }
     }
 
     /// The joined product's weights, packed.
     fn packed_qkv(&self, depth: Depth) -> Vec<Option<Packed>> {
-        let Sizes { width, joined, .. } = self.frame.sizes;
-        let (kernel, segments) = (self.kernel, &self.frame.segments);
+        let Sizes { width, joined, .. } = self.sizes;
+        let (kernel, segments) = (self.kernel, &self.middle.segments);
         tile::pack(kernel, segments, self.qkv, (joined, width), depth)
     }
 
     fn packed_proj(&self, depth: Depth) -> Vec<Option<Packed>> {
-        let shape = (self.frame.sizes.width, self.frame.middle.columns());
-        let (kernel, segments) = (self.kernel, &self.frame.segments);
+        let shape = (self.sizes.width, self.middle.columns());
+        let (kernel, segments) = (self.kernel, &self.middle.segments);
         tile::pack(kernel, segments, self.proj, shape, depth)
     }
 
     /// Calls `f` for each tile, with its rows of a new matrix of `width` columns, which it must write wholly.
     fn by_tiles(&self, width: usize, f: impl Fn(&mut Scratch, Part) + Send + Sync) -> Vec<f32> {
         let fill = |out: &mut [f32]| {
-            parts_of(&self.frame.segments, ROWS, width, out)
+            parts_of(&self.middle.segments, ROWS, width, out)
                 .into_par_iter()
                 .with_max_len(1)
                 .for_each_init(|| self.scratch(), f);
         };
         // SAFETY: the segments cover all rows, and `f` writes all of its own.
-        unsafe { filled(self.frame.sizes.rows * width, fill) }
+        unsafe { filled(self.sizes.rows * width, fill) }
     }
 
     /// Rows of a matrix of `width` columns.
@@ -267,27 +181,24 @@ impl<'a> Call<'a> {
 
     /// The norm's weights of a group.
     fn weight(&self, group: usize) -> &'a [f32] {
-        let width = self.frame.sizes.width;
+        let width = self.sizes.width;
         &self.norm[group * width..][..width]
     }
 
     /// The result, and what the backward pass starts from.
     fn forward(&self) -> Result<(Vec<f32>, Made)> {
-        let Sizes { width, joined, .. } = self.frame.sizes;
+        let Sizes { width, joined, .. } = self.sizes;
         let weights = self.packed_qkv(Depth::Columns);
         let qkv = self.by_tiles(joined, |s, part| {
             let x = Self::rows(self.x, &part.rows, width);
             let rows = &mut s.rows[..x.len()];
-            normed(x, self.weight(part.group), self.frame.eps, rows);
+            normed(x, self.weight(part.group), self.middle.eps, rows);
             s.left.pack_rows(tile::matrix(rows, width));
             let (b, c) = ((of(&weights, part.group), 0, 0), (part.out, joined));
             multiply(self.kernel, &s.left, b, joined, c, Start::Zero);
         });
-        let (out, lse) = self.frame.middle.forward(&qkv, self.heads)?;
-        let (weights, columns) = (
-            self.packed_proj(Depth::Columns),
-            self.frame.middle.columns(),
-        );
+        let (out, lse) = self.middle.forward(&qkv, self.heads)?;
+        let (weights, columns) = (self.packed_proj(Depth::Columns), self.middle.columns());
         let y = self.by_tiles(width, |s, part| {
             part.out
                 .copy_from_slice(Self::rows(self.x, &part.rows, width));
@@ -299,13 +210,14 @@ impl<'a> Call<'a> {
         Ok((y, Made { qkv, out, lse }))
     }
 
-    fn backward(&self, made: &Made, grad: &[f32]) -> Result<Found> {
-        let (middle, segments) = (&self.frame.middle, &self.frame.segments);
+    /// The gradients of x, and of norm, qkv, the norms of queries and keys, and proj.
+    fn backward(&self, made: &Made, grad: &[f32]) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        let (middle, segments) = (&self.middle, &self.middle.segments);
         let Sizes {
             rows,
             width,
             joined,
-        } = self.frame.sizes;
+        } = self.sizes;
         let columns = middle.columns();
         let weights = self.packed_proj(Depth::Rows);
         let dout = self.by_tiles(columns, |s, part| {
@@ -322,7 +234,7 @@ impl<'a> Call<'a> {
 
         let weights = self.packed_qkv(Depth::Rows);
         // SAFETY: the segments cover all rows, and each tile writes its own.
-        let mut kept = unsafe { Kept::room(self.frame.precision, rows * width) };
+        let mut kept = unsafe { Kept::room(self.middle.precision, rows * width) };
         let mut dnorm = Vec::new();
         let fill = |dx: &mut [f32]| {
             let tiles: Vec<(Part, KeptRows)> = (parts_of(segments, ROWS, width, dx).into_iter())
@@ -335,21 +247,14 @@ impl<'a> Call<'a> {
                     let x = Self::rows(self.x, &part.rows, width);
                     let w = self.weight(part.group);
                     let rows = &mut s.rows[..x.len()];
-                    normed(x, w, self.frame.eps, rows);
+                    normed(x, w, self.middle.eps, rows);
                     kept.put(rows, width, 0, width);
                     s.left.pack_rows(tile::matrix(dqkv, joined));
                     let (b, c) = ((of(&weights, part.group), 0, 0), (&mut *rows, width));
                     multiply(self.kernel, &s.left, b, width, c, Start::Zero);
-                    let mut dw = vec![0.0; width];
-                    vectorised(NormBackward {
-                        x,
-                        dn: rows,
-                        dy: Self::rows(grad, &part.rows, width),
-                        w,
-                        eps: self.frame.eps,
-                        dx: part.out,
-                        dw: &mut dw,
-                    });
+                    let dy = Self::rows(grad, &part.rows, width);
+                    let norm = (x, w, self.middle.eps);
+                    let dw = norm_backward(norm, (&*rows, dy), part.out);
                     (part.group, dw)
                 },
             );
@@ -358,80 +263,26 @@ impl<'a> Call<'a> {
         // SAFETY: as above.
         let dx = unsafe { filled(rows * width, fill) };
         let dweights = over((Data::F32(&dqkv), joined), (kept.data(), width));
-        Ok(Found {
-            x: dx,
-            norm: dnorm,
-            qkv: dweights,
-            heads: dheads,
-            proj: dproj,
-        })
+        let [dq, dk] = dheads;
+        Ok((dx, vec![dnorm, dweights, dq, dk, dproj]))
     }
 }
 
-impl AttentionOp {
-    fn with_call<T>(&self, x: &[f32], f: impl FnOnce(Call) -> Result<T>) -> Result<T> {
-        let [qkv, proj] = &self.matrices;
-        with_norms(self.norms.each_ref(), |norms| {
-            with_data(qkv, |qkv| {
-                with_data(proj, |proj| {
-                    f(Call::new(&self.frame, x, norms, [qkv, proj]))
-                })
-            })
-        })
-    }
-}
+impl Branch for Attention {
+    const NAME: &'static str = "attention-branch";
+    type Made = Made;
 
-impl CustomOp3 for AttentionOp {
-    fn name(&self) -> &'static str {
-        "attention-branch"
+    fn forward(&self, x: &[f32], weights: &[Data]) -> Result<(Vec<f32>, Made)> {
+        Call::new(self, x, weights)?.forward()
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        x: &CpuStorage,
-        l: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (y, made) = self.with_call(floats(x, l)?, |call| call.forward())?;
-        if self.trains {
-            // A second call of the same operation has the same inputs.
-            let _ = self.made.set(made);
-        }
-        Ok((CpuStorage::F32(y), l.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(made) = self.made.get() else {
-            bail!("attention_branch: the backward pass needs the forward pass first");
-        };
-        let found = with_floats(grad, |grad| {
-            with_floats(x, |x| self.with_call(x, |call| call.backward(made, grad)))
-        })?;
-        let tensor = |numbers, like: &Tensor| {
-            Tensor::from_vec(numbers, like.dims(), like.device())?.to_dtype(like.dtype())
-        };
-        let ([norm, q_norm, k_norm], [qkv, proj]) = (&self.norms, &self.matrices);
-        let [dq, dk] = found.heads;
-        let outer = vec![
-            tensor(found.norm, norm)?,
-            tensor(found.qkv, qkv)?,
-            tensor(found.proj, proj)?,
-        ];
-        let inner = vec![tensor(dq, q_norm)?, tensor(dk, k_norm)?];
-        Ok((
-            Some(tensor(found.x, x)?),
-            Some(self.outer.give(outer)?),
-            Some(self.inner.give(inner)?),
-        ))
+        x: &[f32],
+        weights: &[Data],
+        made: &Made,
+        grad: &[f32],
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        Call::new(self, x, weights)?.backward(made, grad)
     }
 }

@@ -2,8 +2,8 @@
 
 use half::bf16;
 
-use crate::gemm::Precision;
 use crate::gemm::source::Data;
+use crate::gemm::{Precision, nearest};
 use crate::memory::filled;
 use crate::rows::parts_of;
 use crate::segments::Segments;
@@ -99,14 +99,6 @@ impl Loop for Round<'_> {
             }
         }
     }
-}
-
-/// To nearest even, without a branch; what is not a number stays none.
-#[inline(always)]
-fn nearest(x: f32) -> bf16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    bf16::from_bits(if x.is_nan() { 0x7fc0 } else { rounded })
 }
 
 #[cfg(test)]

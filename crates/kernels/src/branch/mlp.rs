@@ -1,12 +1,12 @@
 //! The MLP of a layer: `y = x + W_down act(W_up norm(x))`.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::BranchMatrix;
-use super::bundle::{Bundle, Gradients};
 use super::kept::{Kept, KeptRows};
-use super::tile::{self, NormBackward, ROWS, multiply, normed, of};
+use super::op::{self, Branch};
+use super::tile::{self, ROWS, multiply, norm_backward, normed, of};
 use crate::activation::Activation;
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
@@ -14,8 +14,6 @@ use crate::linear::over_rows;
 use crate::memory::{Aligned, filled};
 use crate::rows::{parts_of, sum_groups};
 use crate::segments::Segments;
-use crate::simd::vectorised;
-use crate::storage::{floats, with_data, with_floats};
 
 /// Hidden columns that are made at a time: a multiple of every kernel's panel, and of a line.
 const COLUMNS: usize = 384;
@@ -49,37 +47,8 @@ pub fn mlp_branch(
     layer: MlpBranch,
 ) -> Result<Tensor> {
     let sizes = layer.sizes(x, norm, (up.dims()?, down.dims()?))?;
-    let (BranchMatrix::Tensor(up), BranchMatrix::Tensor(down)) = (up, down) else {
-        return frozen(x, norm, (up, down), (&layer, sizes));
-    };
-    let bundle = Bundle::three([norm, up, down])?;
-    let own = |w: &Tensor| w.detach().contiguous();
-    let op = MlpOp {
-        layer,
-        sizes,
-        weights: [own(norm)?, own(up)?, own(down)?],
-        gradients: bundle.gradients,
-    };
-    x.contiguous()?.apply_op2(&bundle.handle, op)
-}
-
-fn frozen(
-    x: &Tensor,
-    norm: &Tensor,
-    (up, down): (&BranchMatrix, &BranchMatrix),
-    (layer, sizes): (&MlpBranch, Sizes),
-) -> Result<Tensor> {
-    if x.track_op() {
-        bail!("an MLP over frozen weights gives no gradient");
-    }
-    let y = with_floats(x, |x| {
-        with_floats(norm, |norm| {
-            up.with_data(|up| {
-                down.with_data(|down| Ok(Call::new(layer, sizes, x, norm, (up, down)).forward()))
-            })
-        })
-    })?;
-    Tensor::from_vec(y, x.dims(), x.device())
+    let weights = [BranchMatrix::Tensor(norm.clone()), up.clone(), down.clone()];
+    op::apply(x, &weights, Mlp { layer, sizes })
 }
 
 /// Rows, width of the stream, and hidden columns.
@@ -122,12 +91,10 @@ impl MlpBranch {
     }
 }
 
-struct MlpOp {
+/// The operation without its inputs.
+struct Mlp {
     layer: MlpBranch,
     sizes: Sizes,
-    /// Norm, up, down.
-    weights: [Tensor; 3],
-    gradients: Gradients,
 }
 
 /// One pass, forward or backward.
@@ -173,22 +140,19 @@ struct Backward<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(
-        layer: &'a MlpBranch,
-        sizes: Sizes,
-        x: &'a [f32],
-        norm: &'a [f32],
-        (up, down): (Data<'a>, Data<'a>),
-    ) -> Self {
-        Self {
-            layer,
-            sizes,
-            kernel: Kernel::new(layer.precision),
+    fn new(mlp: &'a Mlp, x: &'a [f32], weights: &[Data<'a>]) -> Result<Self> {
+        let [norm, up, down] = *weights else {
+            bail!("{} weights of an MLP", weights.len());
+        };
+        Ok(Self {
+            layer: &mlp.layer,
+            sizes: mlp.sizes,
+            kernel: Kernel::new(mlp.layer.precision),
             x,
-            norm,
+            norm: norm.floats()?,
             up,
             down,
-        }
+        })
     }
 
     fn scratch(&self) -> Scratch {
@@ -288,8 +252,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The gradients of x, norm, up and down.
-    fn backward(&self, grad: &[f32]) -> [Vec<f32>; 4] {
+    /// The gradients of x, and of norm, up and down.
+    fn backward(&self, grad: &[f32]) -> (Vec<f32>, Vec<Vec<f32>>) {
         let Sizes {
             rows,
             width,
@@ -333,7 +297,7 @@ impl<'a> Call<'a> {
         let over = |a, b| over_rows(self.kernel, segments, a, b);
         let dup = over((dbefore.data(), before), (normed.data(), width));
         let ddown = over((Data::F32(grad), width), (after.data(), hidden));
-        [dx, dnorm, dup, ddown]
+        (dx, vec![dnorm, dup, ddown])
     }
 
     /// Gives the gradient of the norm's weights.
@@ -376,64 +340,28 @@ impl<'a> Call<'a> {
             let c = (&mut s.rows[..x.len()], width);
             multiply(self.kernel, &s.hidden, (up_rows, 0, at), width, c, start);
         }
-        let mut dw = vec![0.0; width];
-        vectorised(NormBackward {
-            x,
-            dn: &s.rows[..x.len()],
-            dy,
-            w: &self.norm[tile.group * width..][..width],
-            eps: layer.eps as f32,
-            dx: tile.dx,
-            dw: &mut dw,
-        });
-        dw
+        let w = &self.norm[tile.group * width..][..width];
+        let norm = (x, w, layer.eps as f32);
+        norm_backward(norm, (&s.rows[..x.len()], dy), tile.dx)
     }
 }
 
-impl MlpOp {
-    fn with_call<T>(&self, x: &[f32], f: impl FnOnce(Call) -> T) -> Result<T> {
-        let [norm, up, down] = &self.weights;
-        with_floats(norm, |norm| {
-            with_data(up, |up| {
-                with_data(down, |down| {
-                    Ok(f(Call::new(&self.layer, self.sizes, x, norm, (up, down))))
-                })
-            })
-        })
-    }
-}
+impl Branch for Mlp {
+    const NAME: &'static str = "mlp-branch";
+    /// The hidden numbers are made again.
+    type Made = ();
 
-impl CustomOp2 for MlpOp {
-    fn name(&self) -> &'static str {
-        "mlp-branch"
+    fn forward(&self, x: &[f32], weights: &[Data]) -> Result<(Vec<f32>, ())> {
+        Ok((Call::new(self, x, weights)?.forward(), ()))
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        x: &CpuStorage,
-        l: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let y = self.with_call(floats(x, l)?, |call| call.forward())?;
-        Ok((CpuStorage::F32(y), l.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dnorm, dup, ddown] = with_floats(grad, |grad| {
-            with_floats(x, |x| self.with_call(x, |call| call.backward(grad)))
-        })?;
-        let found = [dnorm, dup, ddown].into_iter().zip(&self.weights);
-        let found =
-            found.map(|(d, w)| Tensor::from_vec(d, w.dims(), w.device())?.to_dtype(w.dtype()));
-        let handle = self.gradients.give(found.collect::<Result<_>>()?)?;
-        let dx = Tensor::from_vec(dx, x.dims(), x.device())?;
-        Ok((Some(dx), Some(handle)))
+        x: &[f32],
+        weights: &[Data],
+        (): &(),
+        grad: &[f32],
+    ) -> Result<(Vec<f32>, Vec<Vec<f32>>)> {
+        Ok(Call::new(self, x, weights)?.backward(grad))
     }
 }

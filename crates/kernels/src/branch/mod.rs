@@ -5,19 +5,19 @@
 //! the way while they are in the cache. For weights that fit there beside the rows; on processors.
 
 mod attention;
-mod bundle;
 mod kept;
 mod mlp;
+mod op;
 mod tile;
 
 pub use attention::{AttentionWeights, attention_branch};
 pub use mlp::{MlpBranch, mlp_branch};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Storage, Tensor, bail};
 
 use crate::frozen::Frozen;
 use crate::gemm::source::Data;
-use crate::storage::with_data;
+use crate::storage::data;
 
 /// A matrix of a branch, the groups stacked along the rows.
 #[derive(Clone, Debug)]
@@ -39,11 +39,27 @@ impl BranchMatrix<'_> {
             Self::Frozen(frozen) => Ok(frozen.dims()),
         }
     }
+}
 
-    fn with_data<T>(&self, f: impl FnOnce(Data) -> Result<T>) -> Result<T> {
-        match self {
-            Self::Tensor(tensor) => with_data(tensor, f),
-            Self::Frozen(frozen) => f(frozen.data),
+/// Calls `f` with the numbers of all weights.
+fn with_numbers<T>(weights: &[BranchMatrix], f: impl FnOnce(&[Data]) -> Result<T>) -> Result<T> {
+    let whole = weights.iter().map(|weight| match weight {
+        BranchMatrix::Tensor(tensor) => Ok(BranchMatrix::Tensor(tensor.contiguous()?)),
+        BranchMatrix::Frozen(frozen) => Ok(BranchMatrix::Frozen(*frozen)),
+    });
+    let whole = whole.collect::<Result<Vec<_>>>()?;
+    let held: Vec<_> = (whole.iter())
+        .map(|weight| match weight {
+            BranchMatrix::Tensor(tensor) => Some(tensor.storage_and_layout()),
+            BranchMatrix::Frozen(_) => None,
+        })
+        .collect();
+    let numbers = whole.iter().zip(&held).map(|pair| match pair {
+        (BranchMatrix::Frozen(frozen), _) => Ok(frozen.data),
+        (_, Some((storage, layout))) if let Storage::Cpu(storage) = &**storage => {
+            data(storage, layout)
         }
-    }
+        _ => bail!("expected a tensor on the CPU"),
+    });
+    f(&numbers.collect::<Result<Vec<_>>>()?)
 }

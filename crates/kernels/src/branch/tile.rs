@@ -2,9 +2,9 @@
 
 use crate::gemm::source::{Data, Depth, Operand, Source};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Side, Start};
-use crate::norm::{RmsForward, rms_backward};
+use crate::norm::{RmsBackward, RmsForward};
 use crate::segments::Segments;
-use crate::simd::{Loop, vectorised};
+use crate::simd::vectorised;
 
 /// Rows that go through at a time: a multiple of every kernel's panel.
 pub const ROWS: usize = 192;
@@ -60,34 +60,29 @@ pub fn multiply(
     unsafe { kernel.block(a, b, shape, (c.0.as_mut_ptr(), c.1), start) }
 }
 
-/// The gradient of some rows of the stream, of which `dy` is that of the sum and `dn` that of the norm; adds to that of w.
-pub struct NormBackward<'a> {
-    pub x: &'a [f32],
-    pub dn: &'a [f32],
-    pub dy: &'a [f32],
-    pub w: &'a [f32],
-    pub eps: f32,
-    pub dx: &'a mut [f32],
-    pub dw: &'a mut [f32],
-}
-
-impl Loop for NormBackward<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run(self) {
-        let width = self.w.len();
-        let rows = (self.x.chunks_exact(width)).zip(self.dn.chunks_exact(width));
-        let outs = (self.dx.chunks_exact_mut(width)).zip(self.dy.chunks_exact(width));
-        for (row, (dx, dy)) in rows.zip(outs) {
-            rms_backward(row, self.w, self.eps, dx, self.dw);
-            dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
-        }
-    }
-}
-
 /// The norm of some rows.
 pub fn normed(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
     vectorised(RmsForward { x, w, eps, y });
+}
+
+/// The gradient of some rows `x` of the stream, where `dy` is that of the sum and `dn` that of the norm; gives that of the
+/// norm's weights.
+pub fn norm_backward(
+    (x, w, eps): (&[f32], &[f32], f32),
+    (dn, dy): (&[f32], &[f32]),
+    dx: &mut [f32],
+) -> Vec<f32> {
+    let mut dw = vec![0.0; w.len()];
+    vectorised(RmsBackward {
+        x,
+        g: dn,
+        w,
+        eps,
+        dx: &mut *dx,
+        dw: &mut dw,
+    });
+    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
+    dw
 }
 
 /// Adjacent rows of `width` numbers.

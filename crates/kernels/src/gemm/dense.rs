@@ -1,5 +1,7 @@
 //! The f32 path: unpacked row-major copies, multiplied by the `gemm` crate or by plain loops.
 
+use half::bf16;
+
 /// A strided view of f32 numbers: index i of the operand and k of the sum.
 #[derive(Clone, Copy)]
 pub struct Dense {
@@ -11,16 +13,18 @@ pub struct Dense {
     pub depth: usize,
 }
 
-/// Rounds to bf16 (to nearest even), as the packed kernels do.
+/// To nearest even, without a branch, as the packed kernels do; what is not a number stays none.
+#[inline(always)]
+pub fn nearest(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    bf16::from_bits(if x.is_nan() { 0x7fc0 } else { rounded })
+}
+
+/// Rounds to bf16.
 pub fn round_to_bf16(values: &mut [f32]) {
     for v in values {
-        let bits = v.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
-        *v = if v.is_nan() {
-            f32::NAN
-        } else {
-            f32::from_bits(rounded)
-        };
+        *v = f32::from_bits(u32::from(nearest(*v).to_bits()) << 16);
     }
 }
 

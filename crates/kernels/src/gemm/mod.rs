@@ -64,6 +64,7 @@ mod tiles;
 pub(crate) mod windows;
 
 pub use check::describe;
+pub(crate) use dense::nearest;
 pub use eight::to_float8;
 pub use kernel::Kernel;
 pub(crate) use kernel::{Side, Start};

@@ -73,7 +73,7 @@ pub(crate) struct GradientTile<'a> {
     pub columns: [&'a [f32]; 2],
     /// The factor from `q . k` to logits.
     pub scale: f32,
-    /// The first row and column: multiples of the kernel's grain.
+    /// Where its first row and column lie in what is packed: multiples of the kernel's grain and of a line.
     pub at: (usize, usize),
 }
 
@@ -180,8 +180,7 @@ impl Packed {
         assert!(p.kernel.packs_powers(), "another kernel's gradients");
         #[cfg(target_arch = "x86_64")]
         {
-            use super::powers::{Backward, Out, Tile, fill_gradients};
-            let (rows, columns) = tile.size;
+            use super::powers::{Out, fill_gradients};
             (p.len, p.depth) = whole;
             (ds.len, ds.depth) = whole;
             (turned.depth, turned.len) = whole;
@@ -191,21 +190,8 @@ impl Packed {
                 let lines = &mut packed.lines[..];
                 Out { panels, lines }
             });
-            let backward = Backward {
-                logits: Tile {
-                    data: tile.logits,
-                    stride: tile.stride,
-                    rows,
-                    columns,
-                    seen,
-                },
-                grads: tile.grads,
-                columns: tile.columns,
-                scale: tile.scale,
-                at: tile.at,
-            };
             // SAFETY: the processor was asked.
-            unsafe { fill_gradients(&backward, out) };
+            unsafe { fill_gradients(tile, seen, out) };
         }
     }
 

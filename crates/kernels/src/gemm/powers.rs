@@ -6,6 +6,7 @@ use std::mem::transmute;
 use std::ops::Range;
 
 use super::pack::{interleave, store};
+use super::packed::GradientTile;
 use super::panels::{LINE, Line, Panels, RIGHT};
 use crate::simd::{EXP2, ROUND};
 
@@ -58,20 +59,6 @@ pub unsafe fn fill(tile: &Tile, scale: f32, panels: Panels, out: &mut [Line], su
     }
 }
 
-/// Where the gradients of a tile of logits start from, its rows keys and its columns queries.
-pub struct Backward<'a> {
-    /// `q . k`.
-    pub logits: Tile<'a>,
-    /// `dout . v`, with the same stride.
-    pub grads: &'a [f32],
-    /// The logarithm to base 2 of the sum of exponentials, and `dout . out`, of each column.
-    pub columns: [&'a [f32]; 2],
-    /// The factor from `q . k` to logits.
-    pub scale: f32,
-    /// Where the tile's first row and column lie in what is packed: multiples of the panels' items and of a line.
-    pub at: (usize, usize),
-}
-
 /// Panels and what they are made of.
 pub struct Out<'a> {
     pub panels: Panels,
@@ -84,14 +71,13 @@ pub struct Out<'a> {
 /// # Safety
 /// The processor must have AVX-512 with BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub unsafe fn fill_gradients(tile: &Backward, [p, ds, turned]: [Out; 3]) {
-    let Tile {
-        data,
-        stride,
-        rows,
-        columns,
-        seen,
-    } = tile.logits;
+pub unsafe fn fill_gradients(
+    tile: &GradientTile,
+    seen: &dyn Fn(usize) -> Range<usize>,
+    [p, ds, turned]: [Out; 3],
+) {
+    let (rows, columns) = tile.size;
+    let (data, stride) = (tile.logits, tile.stride);
     let blocks = columns.div_ceil(LINE);
     let [lse, along] = tile.columns;
     let numbers = rows.saturating_sub(1) * stride + columns;

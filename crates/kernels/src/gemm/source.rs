@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use candle_core::{Result, bail};
 use half::bf16;
 
 use super::few_bits::FewBits;
@@ -21,6 +22,17 @@ pub enum Data<'a> {
 }
 
 impl<'a> Data<'a> {
+    /// Numbers that are in single precision already.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn floats(self) -> Result<&'a [f32]> {
+        match self {
+            Self::F32(v) => Ok(v),
+            _ => bail!("expected f32, found another number type"),
+        }
+    }
+
     /// All numbers in single precision.
     ///
     /// # Panics

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use candle_core::{Device, Result, Tensor, Var};
-use gallop_kernels::{Isa, isa, set_isa};
+use gallop_kernels::{AttentionBlock, AttentionPlan, Isa, isa, set_isa};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -70,6 +70,20 @@ pub fn with_gradients(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Tensor) -> Vec
     let mut all = vec![values(&y)];
     all.extend(vars.iter().map(|v| values(grads.get(v).unwrap())));
     all
+}
+
+/// A first half that does not see all keys, and a second one, causal in its last range.
+pub fn plan_of_halves(rows: usize) -> AttentionPlan {
+    let block = |q, k, causal| AttentionBlock { q, k, causal };
+    let half = rows / 2;
+    AttentionPlan {
+        blocks: vec![
+            block(0..half, vec![0..half / 2, half..rows], false),
+            block(half..rows, vec![0..half, half..rows], true),
+        ],
+        scale: 0.7,
+        softcap: None,
+    }
 }
 
 fn dot(a: &Tensor, b: &Tensor) -> f64 {

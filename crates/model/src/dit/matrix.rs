@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use gallop_kernels::{
-    BranchMatrix, Frozen, Precision, Resident, Segments, linear, linear_frozen, linear_resident,
+    BranchMatrix, Precision, Resident, Segments, linear, linear_frozen, linear_resident,
     sum_in_parts,
 };
 
@@ -148,51 +148,48 @@ impl Matrix {
     /// Numbers of a matrix of one group that stays in a processor's caches beside the rows that pass.
     const NEAR: usize = 2 << 20;
 
-    /// The first `groups` of `sets` stacked matrices, to be taken by a branch in one operation; nothing if they are not in
-    /// the processor's memory, or too large for its caches.
+    /// The first `groups` of `sets` stacked matrices, to be taken by a branch in one operation; nothing if they are
+    /// resident elsewhere, or too large for a processor's caches.
     pub fn near(&self, sets: usize, groups: usize) -> Result<Option<BranchMatrix<'_>>> {
-        let groups = groups.min(sets);
-        fn first(all: Frozen<'_>, sets: usize, groups: usize) -> BranchMatrix<'_> {
-            BranchMatrix::Frozen(all.rows(0..all.dims().0 / sets * groups))
-        }
-        let matrix = match self {
-            Self::Mapped(mapped) => first(mapped.frozen()?, sets, groups),
-            Self::Small(small) => first(small.frozen()?, sets, groups),
-            Self::Tensor(weight) if weight.device().is_cpu() => {
-                BranchMatrix::Tensor(match groups == sets {
-                    true => weight.clone(),
-                    false => weight.narrow(0, 0, weight.dim(0)? / sets * groups)?,
-                })
-            }
-            Self::Tensor(_) | Self::Resident(_) => return Ok(None),
+        let Ok(matrix) = self.first(sets, groups)? else {
+            return Ok(None);
         };
         let (rows, columns) = matrix.dims()?;
-        Ok((rows * columns <= Self::NEAR * groups).then_some(matrix))
+        Ok((rows * columns <= Self::NEAR * groups.min(sets)).then_some(matrix))
+    }
+
+    /// The first `groups` of `sets` stacked matrices, or where they are on another device.
+    fn first(
+        &self,
+        sets: usize,
+        groups: usize,
+    ) -> Result<std::result::Result<BranchMatrix<'_>, &Resident>> {
+        let groups = groups.min(sets);
+        let frozen = match self {
+            Self::Mapped(mapped) => mapped.frozen()?,
+            Self::Small(small) => small.frozen()?,
+            Self::Resident(matrix) => return Ok(Err(matrix)),
+            Self::Tensor(weight) => {
+                return Ok(Ok(BranchMatrix::Tensor(match groups == sets {
+                    true => weight.clone(),
+                    false => weight.narrow(0, 0, weight.dim(0)? / sets * groups)?,
+                })));
+            }
+        };
+        let used = frozen.dims().0 / sets * groups;
+        Ok(Ok(BranchMatrix::Frozen(frozen.rows(0..used))))
     }
 
     /// `x W^T`, each row by the matrix of its group; of `sets` stacked matrices only the first groups may be used.
     pub fn linear(&self, x: &Tensor, sets: usize, rows: (&Segments, Precision)) -> Result<Tensor> {
         let (segments, precision) = rows;
-        let frozen = |matrix: Frozen| {
-            let used = matrix.dims().0 / sets * segments.groups().min(sets);
-            linear_frozen(x, &matrix.rows(0..used), segments, precision)
-        };
-        Ok(match self {
-            Self::Mapped(mapped) => frozen(mapped.frozen()?)?,
-            Self::Small(small) => frozen(small.frozen()?)?,
-            Self::Resident(matrix) => {
-                let used = matrix.dims().0 / sets * segments.groups().min(sets);
+        let groups = segments.groups();
+        Ok(match self.first(sets, groups)? {
+            Ok(BranchMatrix::Tensor(weight)) => linear(x, &weight, None, segments, precision)?,
+            Ok(BranchMatrix::Frozen(weight)) => linear_frozen(x, &weight, segments, precision)?,
+            Err(matrix) => {
+                let used = matrix.dims().0 / sets * groups.min(sets);
                 linear_resident(x, matrix, used, segments, precision)?
-            }
-            Self::Tensor(weight) => {
-                let groups = segments.groups().min(sets);
-                match groups == sets {
-                    true => linear(x, weight, None, segments, precision)?,
-                    false => {
-                        let used = weight.narrow(0, 0, weight.dim(0)? / sets * groups)?;
-                        linear(x, &used, None, segments, precision)?
-                    }
-                }
             }
         })
     }
