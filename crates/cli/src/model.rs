@@ -100,8 +100,10 @@ pub fn info(args: &ModelInfo) -> Result<()> {
         info.seconds(),
         trained.seconds
     );
-    if let Some(side) = info.base_short_side {
-        println!("              (drawn with a short side of {side}, then made larger)");
+    if !info.base_sizes.is_empty() {
+        let sizes = info.base_sizes.iter();
+        let sizes: Vec<_> = sizes.map(|s| format!("{}x{}", s.width, s.height)).collect();
+        println!("              (drawn as {}, then made larger)", sizes.join(", "));
     }
     println!(
         "  by default  {} steps, guidance {}",

@@ -151,18 +151,18 @@ pub struct Plan {
     pub request: Request,
     /// Frames and pixels of the finished clip.
     pub clip: ClipShape,
-    /// Pixels of the pictures that the transformer makes: the clip's, unless these are made larger afterwards.
+    /// Pixels of the pictures that the transformer makes: the clip's, unless these are brought to its size afterwards.
     pub base: PixelSize,
     /// Latents that the transformer denoises; they cover pictures of the base size.
     pub latents: LatentShape,
 }
 
 impl Plan {
-    /// Checks a request, for a model whose transformer makes pictures of that short side at most, if there is a most.
+    /// Checks a request, for a model whose transformer makes pictures of these sizes, or of any if there are none.
     ///
     /// # Errors
     /// Names the option that is out of range and what it may be.
-    pub fn new(mut request: Request, strides: Strides, most: Option<usize>) -> Result<Self> {
+    pub fn new(mut request: Request, strides: Strides, makes: &[PixelSize]) -> Result<Self> {
         request.prompt = check_prompt(&request.prompt)?;
         check_range("--duration", request.duration, DURATIONS, "seconds")?;
         check_range("--steps", request.steps as f64, 1.0..=1000.0, "steps")?;
@@ -171,7 +171,7 @@ impl Plan {
             frames: (request.duration * FPS as f64).round() as usize,
             size: request.resolution.size(request.ratio),
         };
-        let base = base_size(clip.size, most);
+        let base = base_size(clip.size, makes);
         let latents = ClipShape { size: base, ..clip }.latents(strides);
         Ok(Self {
             request,
@@ -182,20 +182,13 @@ impl Plan {
     }
 }
 
-/// The pictures that a transformer makes for pictures of `size`, if it makes no larger ones than of that short side:
-/// of the same shape, both sides even.
-pub fn base_size(size: PixelSize, most: Option<usize>) -> PixelSize {
-    let short = size.width.min(size.height);
-    match most {
-        Some(most) if most < short => {
-            let scaled = |side: usize| {
-                let half = side as f64 * most as f64 / short as f64 / 2.0;
-                2 * (half.round() as usize).max(1)
-            };
-            PixelSize::new(scaled(size.width), scaled(size.height))
-        }
-        _ => size,
-    }
+/// The pictures that a transformer makes for pictures of `size`: of the sizes that it `makes` the one nearest in shape,
+/// or any size where it has none of its own.
+pub fn base_size(size: PixelSize, makes: &[PixelSize]) -> PixelSize {
+    let shape = |size: &PixelSize| (size.width as f64 / size.height as f64).ln();
+    let away = |base: &&PixelSize| (shape(base) - shape(&size)).abs();
+    let nearest = makes.iter().min_by(|a, b| away(a).total_cmp(&away(b)));
+    nearest.copied().unwrap_or(size)
 }
 
 /// Refuses a number out of its range: names the option `name`, and the range in `unit`.
@@ -283,27 +276,27 @@ mod tests {
 
     #[test]
     fn a_plan_cleans_the_prompt_and_counts_frames() {
-        let plan = Plan::new(request(), Strides::FOAL, None).unwrap();
+        let plan = Plan::new(request(), Strides::FOAL, &[]).unwrap();
         assert_eq!(plan.request.prompt, "a ball");
         assert_eq!(plan.clip.frames, 120);
         assert_eq!(plan.latents.frames, 31);
     }
 
     #[test]
-    fn what_is_too_large_is_made_small_first() {
-        let base = |text: &str, ratio: &str, most| {
+    fn a_model_draws_the_nearest_of_its_own_shapes() {
+        let makes = [(168, 96), (104, 176), (104, 96)].map(|(w, h)| PixelSize::new(w, h));
+        let base = |text: &str, ratio: &str, makes: &[PixelSize]| {
             let resolution = text.parse::<Resolution>().unwrap();
-            let size = base_size(resolution.size(ratio.parse().unwrap()), most);
+            let size = base_size(resolution.size(ratio.parse().unwrap()), makes);
             (size.width, size.height)
         };
-        assert_eq!(base("256p", "16:9", Some(96)), (168, 96));
-        assert_eq!(base("256p", "9:16", Some(96)), (96, 168));
-        assert_eq!(base("1080p", "16:9", Some(96)), (170, 96));
-        assert_eq!(base("256p", "1:1", Some(96)), (96, 96));
-        assert_eq!(base("160x96", "16:9", Some(96)), (160, 96));
-        assert_eq!(base("64x64", "16:9", Some(96)), (64, 64));
-        assert_eq!(base("256p", "16:9", None), (448, 256));
-        let plan = Plan::new(request(), Strides::FOAL, Some(96)).unwrap();
+        assert_eq!(base("256p", "16:9", &makes), (168, 96));
+        assert_eq!(base("1080p", "9:16", &makes), (104, 176));
+        assert_eq!(base("256p", "1:1", &makes), (104, 96));
+        assert_eq!(base("64x64", "16:9", &makes), (104, 96));
+        assert_eq!(base("2000x64", "16:9", &makes), (168, 96));
+        assert_eq!(base("256p", "16:9", &[]), (448, 256));
+        let plan = Plan::new(request(), Strides::FOAL, &makes).unwrap();
         assert_eq!(plan.clip.size, PixelSize::new(448, 256));
         assert_eq!((plan.latents.width, plan.latents.height), (11, 6));
     }
@@ -326,7 +319,7 @@ mod tests {
         ] {
             let mut asked = request();
             change(&mut asked);
-            let error = Plan::new(asked, Strides::FOAL, None)
+            let error = Plan::new(asked, Strides::FOAL, &[])
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(name), "{error}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use gallop_core::{Plan, Request, Resolution, Strides, UserError};
+use gallop_core::{PixelSize, Plan, Request, Resolution, Strides, UserError};
 use gallop_diffusion::{
     Field, Levels, Noise, Restart, euler, flow_sigmas, log_snr_sigmas, renoise, sde, sde_theta,
     unipc,
@@ -189,9 +189,10 @@ pub struct FoalInfo {
     pub name: String,
     /// How it is best sampled.
     pub sampling: Sampling,
-    /// Short side of the largest pictures that the transformer makes; for larger ones there is an upscaler, or none.
+    /// The pictures that the transformer makes, of which a clip takes the nearest in shape, enlarged and cut; any size
+    /// where there are none, and then there is no upscaler.
     #[serde(default)]
-    pub base_short_side: Option<usize>,
+    pub base_sizes: Vec<PixelSize>,
     /// Seconds of a clip where none are asked for; else as long as it was trained on, up to [`SECONDS`].
     #[serde(default)]
     pub default_seconds: Option<f64>,
@@ -247,7 +248,7 @@ impl FoalInfo {
     /// # Errors
     /// As [`Plan::new`].
     pub fn plan(&self, request: Request) -> Result<Plan> {
-        Ok(Plan::new(request, self.strides(), self.base_short_side)?)
+        Ok(Plan::new(request, self.strides(), &self.base_sizes)?)
     }
 
     /// Pixels and frames to latents.
@@ -354,13 +355,14 @@ impl Foal {
         let video_ae = VideoAe::new(&config(&files, Part::VideoAe)?, &weights, precision)?;
         let (files, weights) = open(Part::AudioAe)?;
         let audio_ae = AudioAe::new(&config(&files, Part::AudioAe)?, &weights, precision)?;
-        let upscaler = (info.base_short_side)
-            .map(|_| -> Result<_> {
+        let upscaler = match info.base_sizes.is_empty() {
+            true => None,
+            false => {
                 let (files, weights) = open(Part::Upscaler)?;
                 let config = config(&files, Part::Upscaler)?;
-                Ok(Upscaler::new(&config, &weights, precision)?)
-            })
-            .transpose()?;
+                Some(Upscaler::new(&config, &weights, precision)?)
+            }
+        };
         Ok(Self {
             info,
             tokenizer,
@@ -415,7 +417,7 @@ fn config<C: DeserializeOwned>(files: &WeightFiles, part: Part) -> Result<C> {
 pub fn parts(info: &FoalInfo, folder: Option<&Path>) -> Result<Vec<(Part, usize, usize)>> {
     Part::ALL
         .into_iter()
-        .filter(|part| *part != Part::Upscaler || info.base_short_side.is_some())
+        .filter(|part| *part != Part::Upscaler || !info.base_sizes.is_empty())
         .map(|part| {
             let files = open(part, folder)?;
             let names = files.names();

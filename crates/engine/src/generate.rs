@@ -7,7 +7,7 @@ use gallop_core::{
     Audio, Cancel, Clip, Frame, PixelSize, Plan, Progress, SAMPLES_PER_FRAME, UserError, base_size,
 };
 use gallop_diffusion::{Guidance, Noise, gaussian, restarted};
-use gallop_media::{ClipWriter, fit_image};
+use gallop_media::{ClipWriter, fit_image, surround_image};
 use gallop_model::tokens::Task;
 use gallop_model::upscaler::Upscaling;
 use gallop_model::video_ae::{GROUP, VideoDecoder};
@@ -233,14 +233,19 @@ fn encode_given(model: &Foal, plan: &Plan, given: Given) -> Result<Option<Tensor
         }
         _ => {}
     }
-    Ok(Some(model.video_ae.encode(&fitted(frames, plan.base))?))
+    let frames = resized(frames, plan.base, surround_image);
+    Ok(Some(model.video_ae.encode(&frames)?))
 }
 
-/// Frames at another size of about the same shape; as they are where they have it.
-fn fitted(frames: &[Frame], size: PixelSize) -> Cow<'_, [Frame]> {
+/// Frames brought to a size by `fit`; as they are where they have it.
+fn resized(
+    frames: &[Frame],
+    size: PixelSize,
+    fit: fn(&Frame, PixelSize) -> Frame,
+) -> Cow<'_, [Frame]> {
     match frames.iter().all(|frame| frame.size == size) {
         true => frames.into(),
-        false => frames.iter().map(|frame| fit_image(frame, size)).collect(),
+        false => frames.iter().map(|frame| fit(frame, size)).collect(),
     }
 }
 
@@ -261,7 +266,7 @@ struct Pictures<'a> {
 impl<'a> Pictures<'a> {
     /// Before the first latent, which will be of pictures of the size `base`.
     fn new(model: &'a Foal, base: PixelSize, size: PixelSize) -> Self {
-        let upscaler = model.upscaler.as_ref().filter(|_| base != size);
+        let upscaler = model.upscaler.as_ref().filter(|_| base.height < size.height);
         Self {
             decoder: VideoDecoder::new(&model.video_ae, base),
             upscaling: upscaler.map(Upscaling::new),
@@ -275,11 +280,11 @@ impl<'a> Pictures<'a> {
         if let Some(upscaling) = &mut self.upscaling {
             frames = upscaling.push(&frames)?;
         }
-        let resized = match fitted(&frames, self.size) {
-            Cow::Owned(resized) => Some(resized),
+        let fitted = match resized(&frames, self.size, fit_image) {
+            Cow::Owned(fitted) => Some(fitted),
             Cow::Borrowed(_) => None,
         };
-        Ok(resized.unwrap_or(frames))
+        Ok(fitted.unwrap_or(frames))
     }
 }
 
@@ -333,8 +338,9 @@ pub fn chunk_starts(frames: usize) -> impl Iterator<Item = usize> {
 /// A clip without frames; no memory.
 pub fn reconstruct(model: &Foal, clip: &Clip) -> Result<Clip> {
     let size = clip.frames[0].size;
-    let base = base_size(size, model.info.base_short_side);
-    let latents = model.video_ae.encode(&fitted(&clip.frames, base))?;
+    let base = base_size(size, &model.info.base_sizes);
+    let frames = resized(&clip.frames, base, surround_image);
+    let latents = model.video_ae.encode(&frames)?;
     let mut pictures = Pictures::new(model, base, size);
     let (mut frames, total) = (Vec::with_capacity(clip.frames.len() + 3), latents.dim(0)?);
     for start in (0..total).step_by(CHUNK) {

@@ -10,11 +10,22 @@ const LOBES: f64 = 3.0;
 /// Lanczos-3 widened to the target's pixels when shrinking, on the sRGB values themselves
 /// rather than on linear light: this is how the pictures that models learn from are scaled.
 pub fn fit_image(frame: &Frame, size: PixelSize) -> Frame {
+    scaled(frame, size, f64::min)
+}
+
+/// Scales a picture until it fits inside `size`, in the middle, and repeats its edges where it does not reach: what
+/// [`fit_image`] cuts off when it brings the result back to the picture's shape.
+pub fn surround_image(frame: &Frame, size: PixelSize) -> Frame {
+    scaled(frame, size, f64::max)
+}
+
+/// By the ratio of widths or of heights, which of them `pick` says.
+fn scaled(frame: &Frame, size: PixelSize, pick: fn(f64, f64) -> f64) -> Frame {
     if frame.size == size {
         return frame.clone();
     }
     let (from, to) = (frame.size, size);
-    let scale = f64::min(
+    let scale = pick(
         from.width as f64 / to.width as f64,
         from.height as f64 / to.height as f64,
     );
@@ -72,12 +83,12 @@ struct Tap {
 struct Taps(Vec<Tap>);
 
 impl Taps {
-    /// `scale` input pixels an output pixel, centred.
+    /// `scale` input pixels an output pixel, centred; beyond the input is its edge.
     fn new(from: usize, to: usize, scale: f64) -> Self {
         let left = (from as f64 - to as f64 * scale) / 2.0;
         let width = scale.max(1.0);
         let tap = |index: usize| {
-            let centre = left + (index as f64 + 0.5) * scale;
+            let centre = (left + (index as f64 + 0.5) * scale).clamp(0.0, from as f64);
             let inside = |edge: f64| edge.clamp(0.0, from as f64) as usize;
             let start = inside((centre - LOBES * width).floor()).min(from - 1);
             let end = inside((centre + LOBES * width).ceil()).max(start + 1);
@@ -143,6 +154,24 @@ mod tests {
     }
 
     #[test]
+    fn what_surrounds_a_picture_is_its_edges_and_is_cut_off_again() {
+        let picture = ramp(99, 176);
+        let wide = surround_image(&picture, PixelSize::new(121, 176));
+        for (x, from) in [(0, 0), (10, 0), (11, 0), (60, 49), (109, 98), (120, 98)] {
+            assert!(wide.pixel(x, 80)[0].abs_diff(picture.pixel(from, 80)[0]) <= 1);
+        }
+        assert_eq!(fit_image(&wide, picture.size), picture);
+        // Also where it has to be made much larger or smaller.
+        let large = surround_image(&ramp(9, 16), PixelSize::new(300, 176));
+        assert_eq!(large.pixel(0, 80), large.pixel(99, 80));
+        let small = surround_image(&ramp(256, 448), PixelSize::new(104, 176));
+        let back = fit_image(&small, PixelSize::new(256, 448));
+        for x in [20, 128, 230] {
+            assert!(back.pixel(x, 200)[0].abs_diff((255 * x / 256) as u8) <= 2);
+        }
+    }
+
+    #[test]
     fn fine_stripes_average_instead_of_aliasing() {
         let mut frame = Frame::black(PixelSize::new(512, 64));
         for (i, pixel) in frame.rgb.chunks_exact_mut(3).enumerate() {
@@ -161,9 +190,11 @@ mod tests {
         ) {
             let size = PixelSize::new(w, h);
             let frame = Frame { size, rgb: vec![value; w * h * 3] };
-            let fitted = fit_image(&frame, PixelSize::new(tw, th));
-            prop_assert_eq!(fitted.rgb.len(), tw * th * 3);
-            prop_assert!(fitted.rgb.iter().all(|&b| b == value));
+            for fit in [fit_image, surround_image] {
+                let fitted = fit(&frame, PixelSize::new(tw, th));
+                prop_assert_eq!(fitted.rgb.len(), tw * th * 3);
+                prop_assert!(fitted.rgb.iter().all(|&b| b == value));
+            }
         }
     }
 }

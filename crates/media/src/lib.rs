@@ -33,7 +33,7 @@ mod writer;
 mod yuv;
 
 pub use clip::read_clip;
-pub use fit::fit_image;
+pub use fit::{fit_image, surround_image};
 pub use frames::FrameNames;
 pub use listen::read_audio;
 pub use output::{Format, check_output};

@@ -47,11 +47,14 @@ pub fn tiny_model(folder: &Path) {
     });
 }
 
-/// Gives the tiny model in a folder pictures of at most 64 pixels on their short side, and what makes them larger.
+/// Gives the tiny model in a folder two sizes of pictures, and what makes them larger.
 pub fn tiny_upscaler(folder: &Path) {
     let path = folder.join("config.json");
     let config = fs::read_to_string(&path).unwrap();
-    let config = config.replace("{\"name\"", "{\"base_short_side\": 64, \"name\"");
+    let config = config.replace(
+        "{\"name\"",
+        r#"{"base_sizes": [{"width": 112, "height": 64}, {"width": 64, "height": 96}], "name""#,
+    );
     fs::write(path, config).unwrap();
     let upscaler = UpscalerConfig {
         factor: 2,
