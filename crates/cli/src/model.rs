@@ -103,7 +103,10 @@ pub fn info(args: &ModelInfo) -> Result<()> {
     if !info.base_sizes.is_empty() {
         let sizes = info.base_sizes.iter();
         let sizes: Vec<_> = sizes.map(|s| format!("{}x{}", s.width, s.height)).collect();
-        println!("              (drawn as {}, then made larger)", sizes.join(", "));
+        println!(
+            "              (drawn as {}, then made larger)",
+            sizes.join(", ")
+        );
     }
     println!(
         "  by default  {} steps, guidance {}",

@@ -266,7 +266,10 @@ struct Pictures<'a> {
 impl<'a> Pictures<'a> {
     /// Before the first latent, which will be of pictures of the size `base`.
     fn new(model: &'a Foal, base: PixelSize, size: PixelSize) -> Self {
-        let upscaler = model.upscaler.as_ref().filter(|_| base.height < size.height);
+        let upscaler = model
+            .upscaler
+            .as_ref()
+            .filter(|_| base.height < size.height);
         Self {
             decoder: VideoDecoder::new(&model.video_ae, base),
             upscaling: upscaler.map(Upscaling::new),

@@ -1,4 +1,4 @@
-//! When something is seen to strike: a path that comes down and turns back.
+//! When something is seen to strike: a path that comes down and turns back. What touches softly has touched before.
 
 use gallop_core::FPS;
 

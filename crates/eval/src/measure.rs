@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use gallop_core::{Clip, FPS, Frame};
-use gallop_world::HeldoutPrompt;
+use gallop_world::{Ball, HeldoutPrompt};
+
 use serde::{Deserialize, Serialize};
 
 use crate::detectors::{ATTRIBUTES, Detectors, label};
@@ -104,7 +105,10 @@ pub fn measure(
         prompt: prompt.prompt.clone(),
         named: named(prompt, detectors, &seen),
         sync: audio.filter(|_| family == BALL).map(|audio| {
-            let times: Vec<f64> = impacts(&seen.paths).iter().map(|i| i.time).collect();
+            // A soft ball sounds when it touches, and is seen to turn back later.
+            let touch = Ball::touch_to_turn(&prompt.attributes);
+            let turns = impacts(&seen.paths);
+            let times: Vec<f64> = turns.iter().map(|turn| turn.time - touch).collect();
             sync(&times, &onsets(audio), clip.seconds())
         }),
         gravity: (family == BALL).then(|| gravity_fit(&seen.paths)).flatten(),

@@ -19,6 +19,18 @@ use motion::{Bounce, Contact, Lane};
 #[derive(Clone, Copy, Debug)]
 pub struct Ball;
 
+impl Ball {
+    /// Seconds that a ball of these attributes has touched the floor when it is seen to turn back: its sound begins with
+    /// the touch, but what the eye can place is where its flights before and after meet.
+    pub fn touch_to_turn(attributes: &Attributes) -> f64 {
+        contact(attributes).turn()
+    }
+}
+
+fn contact(a: &Attributes) -> Contact {
+    Contact::of(&a.subject, a.floor.as_deref().unwrap_or("wood"))
+}
+
 /// The kinds of ball.
 const SUBJECTS: &[&str] = &["basketball", "rubber_ball", "steel_ball", "marble"];
 /// Floors, and the places that have them.
@@ -148,7 +160,7 @@ impl Plan {
         let half = (self.half_width * far - radius - 0.02).max(0.05);
         let top = self.eye + (self.top - self.eye) * far;
         let height = (top - 2.0 * radius - 0.03).max(0.1) * rng.random_range(0.72..1.0);
-        let contact = Contact::of(&a.subject, a.floor.as_deref().unwrap_or("wood"));
+        let contact = contact(a);
         let fall = (2.0 * height / motion::GRAVITY).sqrt();
         let latest = (1.5 * fall).min((0.7 * self.seconds).max(0.08));
         let first = rng.random_range(0.04..latest.max(0.05));

@@ -47,6 +47,12 @@ impl Contact {
         }
     }
 
+    /// Seconds from the touch to where the flights before and after would meet, were there no contact: the one goes on at
+    /// the impact's speed, the other comes back to it at the rebound's from the contact's end.
+    pub fn turn(&self) -> f64 {
+        self.seconds * self.restitution / (1.0 + self.restitution)
+    }
+
     fn hard(restitution: f64, seconds: f64) -> Self {
         Self {
             restitution,

@@ -38,6 +38,21 @@ fn simulated_impacts(height: f64, fall_from: f64, contact: Contact, until: f64) 
 }
 
 #[test]
+fn flights_meet_in_the_middle_of_the_contact() {
+    for (subject, floor) in [("basketball", "stone"), ("rubber_ball", "wood")] {
+        let contact = Contact::of(subject, floor);
+        let bounce = Bounce::new(0.12, 0.5, 0.6, contact);
+        let (touch, speed) = bounce.impacts().next().expect("it falls");
+        // Two flights as straight lines at the touch, which is all that counts so near to it.
+        let before = |t: f64| speed * (t - touch);
+        let after = |t: f64| speed * contact.restitution * (touch + contact.seconds - t);
+        let meet = touch + contact.turn();
+        assert!((before(meet) - after(meet)).abs() < 1e-9);
+        assert!(bounce.pose(meet).half_y < 0.12 && contact.turn() < 0.5 * contact.seconds);
+    }
+}
+
+#[test]
 fn impacts_equal_a_step_by_step_simulation() {
     for (subject, floor) in [
         ("basketball", "wood"),
