@@ -8,7 +8,7 @@ use gallop_model::video_ae::VideoDecoder;
 use gallop_world::{WorldConfig, render_spec};
 
 const SIZE: PixelSize = PixelSize {
-    width: 160,
+    width: 168,
     height: 96,
 };
 

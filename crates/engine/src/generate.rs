@@ -506,8 +506,10 @@ mod tests {
         let model = Foal::embedded(&Device::Cpu).unwrap();
         let mut request = small_plan(&model).request;
         request.resolution = "320x192".parse().unwrap();
-        let plan = Plan::new(request, model.info.strides(), Some(48)).unwrap();
-        assert_eq!(plan.base, PixelSize::new(80, 48));
+        // Wider than the clip, which is cut out of the middle.
+        let makes = [PixelSize::new(88, 48)];
+        let plan = Plan::new(request, model.info.strides(), &makes).unwrap();
+        assert_eq!(plan.base, makes[0]);
         let mut first = Frame::black(plan.clip.size);
         first
             .rgb
