@@ -4,9 +4,9 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use crate::gemm::Precision;
-use crate::rows::{Part, fold_parts, parts};
+use crate::rows::{Part, fold_parts, for_rows, parts};
 use crate::segments::Segments;
-use crate::simd::{Loop, sum, vectorised};
+use crate::simd::{Loop, sigmoid, sum, vectorised};
 use crate::storage::{floats, with_floats};
 
 /// `y[l] = x[l] / rms(x[l]) * (w_g + 1)`, where g is the group of row l and `rms` the root of the mean square plus
@@ -111,7 +111,12 @@ impl CustomOp2 for RmsNorm {
         w: &candle_core::CudaStorage,
         lw: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let y = crate::cuda::norm_turn((x, lx), (w, lw), &self.cuda(lx.dims()[1]), self.stored)?;
+        let y = crate::cuda::norm_turn(
+            (x, lx),
+            (w, lw),
+            &self.cuda(lx.dims()[1]),
+            (None, self.stored),
+        )?;
         Ok((y, lx.shape().clone()))
     }
 
@@ -151,6 +156,98 @@ impl CustomOp2 for RmsNorm {
         let dx = Tensor::from_vec(dx, x.dims(), x.device())?;
         let dw = Tensor::from_vec(dw, w.dims(), w.device())?;
         Ok((Some(dx), Some(dw)))
+    }
+}
+
+/// What follows a norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// [`rms_norm`] of rows alike and a function of each number in one pass, for products in `precision` alone: a GPU stores
+/// it as they take it. It has no gradient.
+///
+/// # Shapes
+/// x `[L, D]`; weight `[D]` -> `[L, D]`, f32 or bf16.
+///
+/// # Errors
+/// If the shapes do not agree, or a tensor is not on the CPU.
+pub fn rms_norm_then(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    then: Then,
+    precision: Precision,
+) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    if weight.dims() != [width] {
+        bail!("rms_norm: x {:?}, weight {:?}", x.dims(), weight.dims());
+    }
+    let norm = RmsNorm {
+        segments: Segments::single(rows),
+        eps: eps as f32,
+        stored: precision.stored(false),
+    };
+    (x.contiguous()?).apply_op2_no_bwd(&weight.contiguous()?, &RmsNormThen { norm, then })
+}
+
+struct RmsNormThen {
+    norm: RmsNorm,
+    then: Then,
+}
+
+impl CustomOp2 for RmsNormThen {
+    fn name(&self) -> &'static str {
+        "rms-norm-then"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w, width) = (floats(x, lx)?, floats(w, lw)?, lx.dims()[1]);
+        let mut y = vec![0.0; x.len()];
+        for_rows(&mut y, width, |row, y| {
+            let x = &x[row * width..][..y.len()];
+            let eps = self.norm.eps;
+            vectorised(RmsForward { x, w, eps, y });
+            vectorised(Followed(y, self.then));
+        });
+        Ok((CpuStorage::F32(y), lx.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        lx: &Layout,
+        w: &candle_core::CudaStorage,
+        lw: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let norm = self.norm.cuda(lx.dims()[1]);
+        let result = (Some(self.then), self.norm.stored);
+        let y = crate::cuda::norm_turn((x, lx), (w, lw), &norm, result)?;
+        Ok((y, lx.shape().clone()))
+    }
+}
+
+struct Followed<'a>(&'a mut [f32], Then);
+
+impl Loop for Followed<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        match self.1 {
+            Then::Silu => self.0.iter_mut().for_each(|x| *x *= sigmoid(*x)),
+            Then::Relu => self.0.iter_mut().for_each(|x| *x = x.max(0.0)),
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl CustomOp2 for QkNormRope {
         lw: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let norm = self.cuda(lx.dims());
-        let y = crate::cuda::norm_turn((x, lx), (w, lw), &norm, crate::Precision::F32)?;
+        let y = crate::cuda::norm_turn((x, lx), (w, lw), &norm, (None, crate::Precision::F32))?;
         Ok((y, lx.shape().clone()))
     }
 

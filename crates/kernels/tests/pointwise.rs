@@ -67,6 +67,16 @@ proptest! {
     }
 
     #[test]
+    fn norms_and_what_follows(rows in 1usize..300, width in 1usize..130, seed: u64) {
+        let mut rng = rng(seed);
+        let [x, w] = [uniform(&mut rng, &[rows, width]), uniform(&mut rng, &[width])];
+        let normed = rms_norm(&x, &w, &Segments::single(rows), EPS).unwrap();
+        for (then, plain) in [(Then::Silu, silu(&normed)), (Then::Relu, normed.relu())] {
+            close(&rms_norm_then(&x, &w, EPS, then, Precision::Bf16).unwrap(), &plain.unwrap());
+        }
+    }
+
+    #[test]
     fn layer_norms(rows in 1usize..50, width in 2usize..130, seed: u64) {
         let mut rng = rng(seed);
         let inputs = [
@@ -241,6 +251,7 @@ fn wrong_shapes_are_refused() {
     let x = uniform(&mut rng(1), &[4, 6]);
     let w = uniform(&mut rng(1), &[5]);
     assert!(rms_norm(&x, &w, &Segments::single(4), EPS).is_err());
+    assert!(rms_norm_then(&x, &w, EPS, Then::Silu, Precision::F32).is_err());
     assert!(layer_norm(&x, &w, &w, EPS).is_err());
     assert!(snake(&x, &w, &w).is_err());
     assert!(swiglu7(&uniform(&mut rng(1), &[4, 5])).is_err());

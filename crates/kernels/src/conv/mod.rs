@@ -105,7 +105,8 @@ impl ConvSpec {
 ///
 /// # Shapes
 /// x `[B, spatial.., Cin]` with 1 to 3 spatial dimensions; w `[Cout, taps.., Cin / groups]`, f32 or bf16;
-/// bias `[Cout]` -> `[B, output_sizes.., Cout]`. All but w are f32.
+/// bias `[Cout]` -> `[B, output_sizes.., Cout]`. All but w are f32; on a GPU x may be bf16 too, where no gradient is
+/// wanted.
 ///
 /// # Errors
 /// If the shapes do not agree with each other and the spec, or a tensor is not on the CPU.

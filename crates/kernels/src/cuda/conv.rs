@@ -250,6 +250,7 @@ impl Call<'_> {
         if g.mode == Padding::Zero {
             return self.operand(x, g.input_rows() * g.input);
         }
+        let x = gpu.operand(x, g.input_rows() * g.input, Precision::F32)?;
         let rows = g.batch * g.dims.iter().map(Dim::padded).product::<usize>();
         let whole = Operand::rounded(gpu, gpu.alloc(rows * g.input)?);
         self.unfold((x.at, Windows::borders(g)), whole.at, (0, rows), 1)?;
@@ -287,14 +288,15 @@ impl Call<'_> {
         Ok(())
     }
 
-    fn forward(&self, x: Address, w: Data, bias: Option<Address>) -> Result<Floats> {
+    fn forward(&self, x: Data, w: Data, bias: Option<Address>) -> Result<Floats> {
         let (gpu, g) = (self.gpu, self.g);
         let rows = g.output_rows();
         let y = gpu.alloc(rows * g.output)?;
         let to = gpu.address(&y);
         if g.depthwise() {
+            let x = gpu.operand(x, g.input_rows() * g.input, Precision::F32)?;
             self.depthwise(
-                x,
+                x.at,
                 w,
                 (bias.unwrap_or(0), to),
                 (Windows::forward(g, 0), rows),
@@ -304,8 +306,8 @@ impl Call<'_> {
         let pass = Pass::Forward {
             bias: bias.is_some(),
         };
-        let input = Given::Read(Data { at: x, bf16: false });
-        if self.fused(pass, [input, Given::Read(w), Given::Written(to)], bias)? {
+        let given = [Given::Read(x), Given::Read(w), Given::Written(to)];
+        if self.fused(pass, given, bias)? {
             return Ok(y);
         }
         if let Some(bias) = bias {
@@ -334,12 +336,13 @@ impl Call<'_> {
             gpu.gemm(gemm, self.precision)
         };
         if pointwise(g) {
-            let x = self.operand(Data { at: x, bf16: false }, rows * g.input)?;
+            let x = self.operand(x, rows * g.input)?;
             multiply(0, 0, rows, x.at)?;
             return Ok(y);
         }
+        let x = gpu.operand(x, g.input_rows() * g.input, Precision::F32)?;
         for group in 0..g.groups {
-            let windows = (x, Windows::forward(g, group));
+            let windows = (x.at, Windows::forward(g, group));
             self.by_parts(windows, (rows, g.input_width()), |first, count, at| {
                 multiply(group, first, count, at)
             })?;
@@ -551,7 +554,7 @@ pub fn conv(
         g,
         precision,
     };
-    let y = call.forward(floats(x, lx)?, data(w, lw)?, bias)?;
+    let y = call.forward(data(x, lx)?, data(w, lw)?, bias)?;
     Ok(gpu.storage(y))
 }
 

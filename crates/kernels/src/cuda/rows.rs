@@ -8,6 +8,7 @@ use candle_core::{CudaStorage, Layout, Result, Tensor};
 
 use super::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
 use crate::gemm::Precision;
+use crate::norm::Then;
 use crate::segments::Segments;
 
 /// Kernels that do not depend on the precision are in this one.
@@ -48,8 +49,13 @@ impl View {
 /// Lists of groups that are kept: those of the layers of a network are few.
 const KEPT: usize = 16;
 
-/// The group of each row, -1 for none; sent once for all operations on the same rows.
-pub fn groups(gpu: &Gpu, segments: &Segments, rows: usize) -> Result<Arc<CudaSlice<i32>>> {
+/// The group of each row, -1 for none, sent once for all operations on the same rows; none where all are of the first.
+pub fn groups(gpu: &Gpu, segments: &Segments, rows: usize) -> Result<Option<Arc<CudaSlice<i32>>>> {
+    if let [(range, 0)] = segments.parts()
+        && *range == (0..rows)
+    {
+        return Ok(None);
+    }
     type Known = (DeviceId, usize, Segments, Arc<CudaSlice<i32>>);
     static KNOWN: OnceLock<Mutex<Vec<Known>>> = OnceLock::new();
     let id = gpu.device().id();
@@ -61,7 +67,7 @@ pub fn groups(gpu: &Gpu, segments: &Segments, rows: usize) -> Result<Arc<CudaSli
         let found = known.remove(at);
         let groups = found.3.clone();
         known.push(found);
-        return Ok(groups);
+        return Ok(Some(groups));
     }
     let mut groups = vec![-1i32; rows];
     for (range, group) in segments.parts() {
@@ -72,7 +78,12 @@ pub fn groups(gpu: &Gpu, segments: &Segments, rows: usize) -> Result<Arc<CudaSli
         known.remove(0);
     }
     known.push((id, rows, segments.clone(), groups.clone()));
-    Ok(groups)
+    Ok(Some(groups))
+}
+
+/// Where [`groups`] are.
+pub fn place(gpu: &Gpu, groups: &Option<Arc<CudaSlice<i32>>>) -> Address {
+    groups.as_ref().map_or(0, |groups| gpu.address(groups))
 }
 
 /// What is summed over rows by `sum_parts`.
@@ -199,12 +210,12 @@ impl Norm<'_> {
     }
 }
 
-/// Forward; the result is f32 or bf16.
+/// Forward, with what follows the norm, if anything; the result is f32 or bf16.
 pub fn norm_turn(
     (x, lx): (&CudaStorage, &Layout),
     (w, lw): (&CudaStorage, &Layout),
     norm: &Norm,
-    stored: Precision,
+    (then, stored): (Option<Then>, Precision),
 ) -> Result<CudaStorage> {
     let gpu = Gpu::of(x);
     let count = lx.shape().elem_count();
@@ -212,7 +223,13 @@ pub fn norm_turn(
     let (x, w) = (floats(x, lx)?, floats(w, lw)?);
     let groups = groups(&gpu, norm.segments, rows / norm.heads.max(1))?;
     let (y, at) = gpu.result(count, stored)?;
-    let groups = gpu.address(&groups);
+    let groups = place(&gpu, &groups);
+    // The kernel's numbers for what follows.
+    let then = match then {
+        None => 0i32,
+        Some(Then::Silu) => 1,
+        Some(Then::Relu) => 2,
+    };
     let view = View::heads(norm.heads, norm.width);
     norm.with_angles(|[sin, cos], turning| {
         launch!(
@@ -230,6 +247,7 @@ pub fn norm_turn(
             norm.eps,
             norm.width as i32,
             rows as u64,
+            then,
             at
         );
         Ok(())
@@ -264,7 +282,7 @@ pub fn norm_turn_gradient(
     let turned = gpu.alloc::<f32>(rows * norm.width)?;
     let inverse = gpu.alloc::<f32>(rows)?;
     let [turned_at, inverse_at] = [&turned, &inverse].map(|slice| gpu.address(slice));
-    let groups = gpu.address(&groups);
+    let groups = place(gpu, &groups);
     norm.with_angles(|[sin, cos], turning| {
         launch!(
             gpu,

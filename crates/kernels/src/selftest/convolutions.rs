@@ -1,9 +1,9 @@
 //! Convolutions.
 
-use candle_core::Result;
+use candle_core::{Device, Result, Tensor};
 
-use super::{Case, EXACT, case};
-use crate::{ConvSpec, Padding, Precision};
+use super::{Case, EXACT, ROUNDED, case};
+use crate::{ConvSpec, Padding, Precision, Then};
 
 /// A convolution of the self-test: sizes of the input and of the weights, and how.
 pub struct Window {
@@ -84,6 +84,22 @@ fn windows() -> Vec<Window> {
     ]
 }
 
+/// A norm, a function and the convolution of what they give, without gradients: a GPU stores that as products read it.
+pub fn after_norm(window: Window, precision: Precision, then: Then) -> Result<Case> {
+    let Window { name, x, w, spec } = window;
+    let name = format!("norm, {then:?}, conv {name} {precision:?}");
+    let width = &x[x.len() - 1..];
+    let run = move |x: &[Tensor], _: &Device| {
+        let rows = x[0].flatten_to(candle_core::D::Minus2)?;
+        let rows = crate::rms_norm_then(&rows, &x[2], 1e-6, then, precision)?;
+        crate::conv(&rows.reshape(x[0].dims())?, &x[1], None, &spec, precision)
+    };
+    Ok(Case {
+        gradients: false,
+        ..case(name, &[x, w, width], ROUNDED, run)?
+    })
+}
+
 pub fn cases(precision: Precision) -> Result<Vec<Case>> {
     let cases = windows().into_iter().map(|Window { name, x, w, spec }| {
         let name = format!("conv {name} {precision:?}");
@@ -91,5 +107,8 @@ pub fn cases(precision: Precision) -> Result<Vec<Case>> {
             crate::conv(&x[0], &x[1], Some(&x[2]), &spec, precision)
         })
     });
-    cases.collect()
+    let functions = [Then::Silu, Then::Relu].into_iter().cycle();
+    let after = (windows().into_iter().zip(functions))
+        .map(|(window, then)| after_norm(window, precision, then));
+    cases.chain(after).collect()
 }

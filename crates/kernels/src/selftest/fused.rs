@@ -3,9 +3,9 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::attention::plan;
-use super::convolutions::Window;
+use super::convolutions::{Window, after_norm};
 use super::{Case, EXACT, ROUNDED, case};
-use crate::{ConvSpec, Padding, Precision};
+use crate::{ConvSpec, Padding, Precision, Then};
 
 /// Error allowed where both sides round outputs to 8-bit floats, of which one rounds the probabilities too: numbers
 /// that are almost equal may become neighbours, 6% apart.
@@ -72,6 +72,13 @@ pub fn cases() -> Result<Vec<Case>> {
             let case = case(name, &shapes[..if bias { 3 } else { 2 }], EXACT, run)?;
             all.push(Case { gradients, ..case });
         }
+    }
+    for window in windows() {
+        let case = after_norm(window, Precision::Bf16, Then::Silu)?;
+        all.push(Case {
+            name: format!("{}, cuDNN", case.name),
+            ..case
+        });
     }
     Ok(all
         .into_iter()

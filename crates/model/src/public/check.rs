@@ -131,7 +131,7 @@ impl PublicModel {
             StageWork::FastDecode(h, w) => {
                 let config = self.fast()?.0;
                 let weights = parameters(&fast_decoder(&config));
-                memory::fast_decoder(&config, (h, w), weights)
+                memory::fast_decoder(&config, (h, w), (weights, self.device()))
             }
         })
     }

@@ -1,7 +1,9 @@
 //! The layers that the public autoencoders share, over channels-last tensors.
 
 use candle_core::{DType, Device, Tensor};
-use gallop_kernels::{ConvSpec, Padding, Precision, Segments, conv, linear, rms_norm};
+use gallop_kernels::{
+    ConvSpec, Padding, Precision, Segments, Then, conv, linear, rms_norm, rms_norm_then,
+};
 
 use super::{error::Result, source::Checkpoint};
 
@@ -132,24 +134,33 @@ pub(super) struct RmsNorm {
     /// The factor less one, as the kernel takes it.
     weight: Tensor,
     eps: f64,
+    /// Of the products that read what it gives.
+    precision: Precision,
 }
 
 impl RmsNorm {
     /// From factors kept as `gamma` of any shape with `[C]` elements. The public norm divides by
     /// the length itself, so eps only guards against an all-zero vector.
-    pub(super) fn gamma(weights: &Checkpoint) -> Result<Self> {
+    pub(super) fn gamma(weights: &Checkpoint, precision: Precision) -> Result<Self> {
         let gamma = weights.f32("gamma")?.flatten_all()?;
         Ok(Self {
             weight: (gamma - 1.0)?,
             eps: 1e-24,
+            precision,
         })
     }
 
     /// Without factors.
-    pub(super) fn plain(channels: usize, eps: f64, device: &Device) -> Result<Self> {
+    pub(super) fn plain(
+        channels: usize,
+        eps: f64,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self> {
         Ok(Self {
             weight: Tensor::zeros(channels, DType::F32, device)?,
             eps,
+            precision,
         })
     }
 
@@ -158,6 +169,13 @@ impl RmsNorm {
         let (rows, shape) = rows(x)?;
         let segments = Segments::single(rows.dim(0)?);
         let y = rms_norm(&rows, &self.weight, &segments, self.eps)?;
+        Ok(y.reshape(shape)?)
+    }
+
+    /// The norm and a function of each number, for convolutions alone: what they read is bf16 on a GPU.
+    pub(super) fn then(&self, x: &Tensor, then: Then) -> Result<Tensor> {
+        let (rows, shape) = rows(x)?;
+        let y = rms_norm_then(&rows, &self.weight, self.eps, then, self.precision)?;
         Ok(y.reshape(shape)?)
     }
 }

@@ -2,8 +2,13 @@
 //!
 //! Each is what a test measured, or more: a plan that is kept is worth more than one that is tight.
 
+use candle_core::Device;
+
 use super::{
-    manifest::VideoWidths, oobleck::OobleckConfig, t5gemma::T5GemmaConfig, turbo_vaed::TurboConfig,
+    manifest::VideoWidths,
+    oobleck::OobleckConfig,
+    t5gemma::T5GemmaConfig,
+    turbo_vaed::{TurboConfig, run_bytes},
 };
 use crate::memory::kernel_bytes;
 
@@ -94,10 +99,14 @@ fn audio(stages: Vec<usize>, config: &OobleckConfig, latents: usize, weights: u6
     }
 }
 
-/// The fast decoder for latents of so many rows and columns; `weights` are its numbers.
-pub fn fast_decoder(config: &TurboConfig, (h, w): (usize, usize), weights: u64) -> StageBytes {
+/// The fast decoder on a device, for latents of so many rows and columns; `weights` are its numbers.
+pub fn fast_decoder(
+    config: &TurboConfig,
+    (h, w): (usize, usize),
+    (weights, device): (u64, &Device),
+) -> StageBytes {
     StageBytes {
         weights: weights * BF16,
-        activations: config.working_bytes(h, w) + kernel_bytes(),
+        activations: config.working_bytes(h, w, run_bytes(device)) + kernel_bytes(),
     }
 }

@@ -8,11 +8,12 @@ mod config;
 
 use std::ops::Range;
 
-use blocks::{Block, Loader, Memory, NORM_EPS, RUN_BYTES, Run, TimeConv};
+pub(super) use blocks::run_bytes;
+use blocks::{Block, Loader, Memory, NORM_EPS, Run, TimeConv};
 use candle_core::Tensor;
 use config::Enlarge;
 pub use config::TurboConfig;
-use gallop_kernels::{Precision, silu};
+use gallop_kernels::{Precision, Then};
 
 use super::{
     error::{PublicError, Result},
@@ -93,7 +94,7 @@ impl TurboDecoder {
         let mut shuffle = None;
         if !config.use_unpatchify {
             let conv = Conv::load(&weights.at("upsampler2d_1").at("conv"), precision)?;
-            let norm = RmsNorm::plain(channels, NORM_EPS, weights.device())?;
+            let norm = RmsNorm::plain(channels, NORM_EPS, precision, weights.device())?;
             shuffle = Some((norm, conv.padded(&[(1, 1), (1, 1)])));
             channels /= config.patch_size * config.patch_size;
         }
@@ -103,12 +104,12 @@ impl TurboDecoder {
             middle: Block::load(&first, outputs, middle, &mut loader)?,
             blocks,
             shuffle,
-            norm: RmsNorm::plain(channels, NORM_EPS, weights.device())?,
+            norm: RmsNorm::plain(channels, NORM_EPS, precision, weights.device())?,
             output: TimeConv::load(&weights.at("conv_out"), false, &mut loader)?,
             stats: stats.on(weights.device())?,
             config,
             slots: loader.slots,
-            run_bytes: RUN_BYTES,
+            run_bytes: run_bytes(weights.device()),
         })
     }
 
@@ -235,12 +236,12 @@ impl TurboDecoder {
         let run = run.map(|x| {
             let x = match &self.shuffle {
                 Some((norm, conv)) => {
-                    let frames = silu(&norm.apply(x)?)?.squeeze(0)?;
+                    let frames = norm.then(x, Then::Silu)?.squeeze(0)?;
                     shuffle(&conv.apply(&frames)?)?.unsqueeze(0)?
                 }
                 None => x.clone(),
             };
-            Ok(silu(&self.norm.apply(&x)?)?)
+            self.norm.then(&x, Then::Silu)
         })?;
         let run = self.output.apply(run, &mut pass.memory)?;
         match run.frames {

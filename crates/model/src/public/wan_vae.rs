@@ -8,7 +8,7 @@ mod pixels;
 
 use blocks::{CausalConv, FrameAttention, Loader, Memory, Residual, Stage};
 use candle_core::{Device, Tensor};
-use gallop_kernels::{Precision, silu};
+use gallop_kernels::{Precision, Then};
 use pixels::patchify;
 pub(super) use pixels::unpatchify;
 
@@ -123,13 +123,13 @@ struct Head {
 impl Head {
     fn load(weights: &Checkpoint, loader: &mut Loader) -> Result<Self> {
         Ok(Self {
-            norm: RmsNorm::gamma(&weights.at(0))?,
+            norm: RmsNorm::gamma(&weights.at(0), loader.precision)?,
             conv: CausalConv::load(&weights.at(2), loader)?,
         })
     }
 
     fn apply(&self, x: &Tensor, memory: &mut Memory) -> Result<Tensor> {
-        self.conv.apply(&silu(&self.norm.apply(x)?)?, memory)
+        self.conv.apply(&self.norm.then(x, Then::Silu)?, memory)
     }
 }
 

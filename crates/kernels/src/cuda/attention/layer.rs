@@ -6,7 +6,7 @@ use super::{Call, Lse, Packed};
 use crate::attention::{AttentionPlan, Extents};
 use crate::cuda::gpu::{Address, Floats, Gpu, Text, Threads, floats, launch, with_floats};
 use crate::cuda::pointwise::gate_heads;
-use crate::cuda::rows::{Norm, View, groups, norm_turn_gradient};
+use crate::cuda::rows::{Norm, View, groups, norm_turn_gradient, place};
 use crate::gemm::Precision;
 
 /// What a self-attention layer is, besides its inputs and weights.
@@ -34,7 +34,7 @@ impl Layer<'_> {
     fn pack(&self, call: &Call, qkv: Address, norms: [Address; 2]) -> Result<[Packed; 3]> {
         let (gpu, e) = (call.gpu, self.extents);
         let groups = groups(gpu, self.norm.segments, e.queries)?;
-        let groups = gpu.address(&groups);
+        let groups = place(gpu, &groups);
         let rotate = |view: View, w: Address| {
             let rows = e.queries * view.heads as usize;
             let packed = call.room(view.heads as usize, e.queries)?;

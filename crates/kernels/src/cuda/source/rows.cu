@@ -31,15 +31,22 @@ __device__ __forceinline__ float turned_forward(const float *x, const float *w, 
     return own;
 }
 
+// What follows a norm: 0 nothing, 1 SiLU, 2 ReLU.
+__device__ __forceinline__ float followed(float x, int then) {
+    if (then == 1) return x * sigmoid(x);
+    if (then == 2) return fmaxf(x, 0.0f);
+    return x;
+}
+
 // RMSNorm with weights `w[group] + 1`, and rotation; a warp a row. A row in no group (-1) gives zeros.
-// Row r has the group and the angles of r / heads.
+// Row r has the group and the angles of r / heads; without groups all rows are of the first.
 KERNEL norm_turn(const float *x, View from, const float *w, const int *groups, const float *sin, const float *cos,
-                 int turning, float eps, int width, u64 rows, E *y) {
+                 int turning, float eps, int width, u64 rows, int then, E *y) {
     u32 row = AT / LANES;
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
     u32 l = row / from.heads;
-    int group = groups[l];
+    int group = groups ? groups[l] : 0;
     x += place(from, row, width);
     y += (u64)row * width;
     if (group < 0) {
@@ -49,7 +56,8 @@ KERNEL norm_turn(const float *x, View from, const float *w, const int *groups, c
     w += (u64)group * width;
     float r = inverse_rms(x, width, eps, lane);
     for (int i = lane; i < width; i += LANES) {
-        y[i] = element(turned_forward(x, w, r, i, sin + (u64)l * turning, cos + (u64)l * turning, turning));
+        float value = turned_forward(x, w, r, i, sin + (u64)l * turning, cos + (u64)l * turning, turning);
+        y[i] = element(followed(value, then));
     }
 }
 
@@ -61,7 +69,7 @@ KERNEL norm_turn_pack(const float *x, View from, const float *w, const int *grou
     if (row >= rows) return;
     u32 l = row / from.heads;
     x += place(from, row, width);
-    w += (u64)groups[l] * width;
+    if (groups) w += (u64)groups[l] * width;
     y += (row % from.heads * (rows / from.heads) + l) * padded;
     float r = inverse_rms(x, width, eps, lane);
     for (int i = lane; i < padded; i += LANES) {
@@ -91,7 +99,7 @@ KERNEL norm_turn_backward(const float *x, View from, const float *g, const float
     int lane = threadIdx.x % LANES;
     if (row >= rows) return;
     u32 l = row / from.heads;
-    int group = groups[l];
+    int group = groups ? groups[l] : 0;
     x += place(from, row, width);
     dx += place(to, row, width);
     g += (u64)row * width;

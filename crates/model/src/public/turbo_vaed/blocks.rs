@@ -3,8 +3,8 @@
 //! A window's frames come in runs; a layer gives each of its frames as soon as it has seen those after it that it
 //! needs, and remembers the few that it needs again. So only runs are in memory, not windows, with the same result.
 
-use candle_core::{DType, Tensor};
-use gallop_kernels::{Precision, silu, upsample_nearest};
+use candle_core::{DType, Device, Tensor};
+use gallop_kernels::{Precision, Then, upsample_nearest};
 
 use super::config::{BlockConfig, Enlarge};
 use crate::public::{
@@ -90,8 +90,14 @@ impl Run {
     }
 }
 
-/// Bytes of frames that go into a block at once: larger runs are no faster, and only take memory.
-pub(super) const RUN_BYTES: u64 = 8 << 20;
+/// Bytes of frames that go into a block at once: on a processor larger runs are no faster, and only take memory; a GPU
+/// works off small ones faster than they can be queued.
+pub(in crate::public) fn run_bytes(device: &Device) -> u64 {
+    match device.is_cuda() {
+        true => 512 << 20,
+        false => 8 << 20,
+    }
+}
 
 /// How many frames of so many bytes make a run.
 pub(super) fn frames_at_once(bytes: u64, run_bytes: u64) -> usize {
@@ -146,7 +152,10 @@ impl TimeConv {
         }
         let mut parts = Vec::new();
         match (memory.frames[self.slot].take(), &run.frames) {
-            (Some(past), _) => parts.push(past.to_dtype(DType::F32)?),
+            (Some(past), run) => {
+                let read = run.as_ref().map_or(DType::F32, Tensor::dtype);
+                parts.push(past.to_dtype(read)?);
+            }
             (None, Some(x)) => parts.extend(vec![x.narrow(1, 0, 1)?; self.reach]),
             (None, None) => return Ok(run),
         }
@@ -198,18 +207,19 @@ impl Residual {
         block: BlockConfig,
         loader: &mut Loader,
     ) -> Result<Self> {
-        let eps = loader.shortcut_eps;
+        let (eps, precision) = (loader.shortcut_eps, loader.precision);
+        let device = weights.device();
         let mut conv = |name| TimeConv::load(&weights.at(name), block.depthwise, loader);
         Ok(Self {
             norms: [
-                RmsNorm::plain(channels.0, NORM_EPS, weights.device())?,
-                RmsNorm::plain(channels.1, NORM_EPS, weights.device())?,
+                RmsNorm::plain(channels.0, NORM_EPS, precision, device)?,
+                RmsNorm::plain(channels.1, NORM_EPS, precision, device)?,
             ],
             convs: [conv("conv1")?, conv("conv2")?],
             shortcut: match channels.0 == channels.1 {
                 true => None,
                 false => Some((
-                    RmsNorm::plain(channels.0, eps, weights.device())?,
+                    RmsNorm::plain(channels.0, eps, precision, device)?,
                     conv("conv_shortcut")?,
                 )),
             },
@@ -226,15 +236,13 @@ impl Residual {
     }
 
     fn apply(&self, run: Run, memory: &mut Memory) -> Result<Run> {
-        let y = run.shared().map(|x| {
-            let y = self.norms[0].apply(x)?;
-            match self.relu_first {
-                true => Ok(y.relu()?),
-                false => Ok(silu(&y)?),
-            }
-        })?;
+        let first = match self.relu_first {
+            true => Then::Relu,
+            false => Then::Silu,
+        };
+        let y = run.shared().map(|x| self.norms[0].then(x, first))?;
         let y = self.convs[0].apply(y, memory)?;
-        let y = y.map(|y| Ok(silu(&self.norms[1].apply(y)?)?))?;
+        let y = y.map(|y| self.norms[1].then(y, Then::Silu))?;
         let y = self.convs[1].apply(y, memory)?;
         let beside = match &self.shortcut {
             Some((norm, conv)) => conv.apply(run.map(|x| norm.apply(x))?, memory)?,

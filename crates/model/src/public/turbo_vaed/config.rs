@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::blocks::{RUN_BYTES, frames_at_once};
+use super::blocks::frames_at_once;
 use crate::{error::ModelError, public::error::Result};
 
 /// Bytes of an activation, and of one that a convolution remembers.
@@ -152,8 +152,8 @@ impl TurboConfig {
         }
     }
 
-    /// Bytes that frames take while latents of `h` x `w` are decoded, in products of bf16.
-    pub(in crate::public) fn working_bytes(&self, h: usize, w: usize) -> u64 {
+    /// Bytes that frames take while latents of `h` x `w` are decoded, in products of bf16 and in runs of so many bytes.
+    pub(in crate::public) fn working_bytes(&self, h: usize, w: usize, run_bytes: u64) -> u64 {
         let first = self.middle();
         let mut at = Walk {
             frames: self.step_size + 2,
@@ -165,7 +165,7 @@ impl TurboConfig {
         };
         at.layers(at.frames, first);
         for block in self.blocks() {
-            at.block(block);
+            at.block(block, run_bytes);
         }
         at.remembered + at.most
     }
@@ -186,8 +186,8 @@ struct Walk {
 }
 
 impl Walk {
-    fn block(&mut self, block: BlockConfig) {
-        let frames = frames_at_once(self.channels * self.pixels * F32, RUN_BYTES).min(self.frames);
+    fn block(&mut self, block: BlockConfig, run_bytes: u64) {
+        let frames = frames_at_once(self.channels * self.pixels * F32, run_bytes).min(self.frames);
         let out = block.out_channels as u64;
         if self.channels != out {
             self.residual(frames, (self.channels, out));

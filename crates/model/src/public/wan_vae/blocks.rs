@@ -2,7 +2,7 @@
 //! saw, so that a clip can go through in runs of any length with the same result.
 
 use candle_core::{DType, Tensor};
-use gallop_kernels::{AttentionBlock, AttentionPlan, Precision, attention, silu, upsample_nearest};
+use gallop_kernels::{AttentionBlock, AttentionPlan, Precision, Then, attention, upsample_nearest};
 
 use super::pixels::Shortcut;
 use crate::public::{
@@ -72,8 +72,8 @@ impl CausalConv {
     pub(super) fn apply(&self, x: &Tensor, memory: &mut Memory) -> Result<Tensor> {
         let (_, t, h, w, c) = x.dims5()?;
         let past = match memory.slots[self.slot].take() {
-            Some(past) => past.to_dtype(DType::F32)?,
-            None => Tensor::zeros((1, self.history, h, w, c), DType::F32, x.device())?,
+            Some(past) => past.to_dtype(x.dtype())?,
+            None => Tensor::zeros((1, self.history, h, w, c), x.dtype(), x.device())?,
         };
         let joined = Tensor::cat(&[&past, x], 1)?;
         // A copy, so that the memory does not keep the whole run alive.
@@ -102,7 +102,10 @@ impl Residual {
         let parts = weights.at("residual");
         let shortcut = weights.at("shortcut");
         Ok(Self {
-            norms: [RmsNorm::gamma(&parts.at(0))?, RmsNorm::gamma(&parts.at(3))?],
+            norms: [
+                RmsNorm::gamma(&parts.at(0), loader.precision)?,
+                RmsNorm::gamma(&parts.at(3), loader.precision)?,
+            ],
             convs: [
                 CausalConv::load(&parts.at(2), loader)?,
                 CausalConv::load(&parts.at(6), loader)?,
@@ -121,7 +124,7 @@ impl Residual {
     pub(super) fn apply(&self, x: &Tensor, memory: &mut Memory) -> Result<Tensor> {
         let mut y = x.clone();
         for (norm, conv) in self.norms.iter().zip(&self.convs) {
-            y = conv.apply(&silu(&norm.apply(&y)?)?, memory)?;
+            y = conv.apply(&norm.then(&y, Then::Silu)?, memory)?;
         }
         Ok(match &self.shortcut {
             Some(shortcut) => (y + shortcut.apply(x)?)?,
@@ -142,7 +145,7 @@ impl FrameAttention {
     pub(super) fn load(weights: &Checkpoint, loader: &Loader) -> Result<Self> {
         let precision = loader.precision;
         Ok(Self {
-            norm: RmsNorm::gamma(&weights.at("norm"))?,
+            norm: RmsNorm::gamma(&weights.at("norm"), loader.precision)?,
             qkv: Linear::from_conv(&weights.at("to_qkv"), precision)?,
             out: Linear::from_conv(&weights.at("proj"), precision)?,
             precision,
