@@ -12,7 +12,7 @@ use gallop_model::memory::peak;
 use gallop_model::public::{Part, Preset};
 
 use super::field::{Given, Velocity};
-use super::pipeline::gaussian_noise;
+use super::pipeline::{gaussian_noise, to_frames};
 use super::plan::{AUDIO_CHANNELS, REFINE_STEPS};
 use super::watch::Watch;
 use crate::error::Result;
@@ -139,8 +139,7 @@ impl Case<'_> {
                 self.decoding((load, operations), (device, watch), &mut || {
                     Ok(decoder.decode_each(&latents, &mut |pictures| {
                         // Pictures leave the device, as they do on their way into a file.
-                        pictures.to_device(&Device::Cpu)?;
-                        Ok(())
+                        to_frames(&pictures).map(drop)
                     })?)
                 })
             }

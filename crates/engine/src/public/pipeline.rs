@@ -1,6 +1,6 @@
 //! The stages, each with its weights, and their order.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use gallop_core::{Audio, Frame, LatentShape, PixelSize};
 use gallop_diffusion::{Guidance, Scale, flow_sigmas, gaussian, unipc, zero_snr_table};
 use gallop_kernels::Precision;
@@ -505,17 +505,16 @@ fn video(shape: LatentShape) -> [usize; 4] {
     [shape.frames, shape.height, shape.width, LATENT_CHANNELS]
 }
 
-/// Pictures `[t, H, W, 3]` of about -1 to 1 in 8 bits, cut off as in the public code.
-fn to_frames(pictures: &Tensor) -> gallop_model::public::Result<Vec<Frame>> {
+/// Pictures `[t, H, W, 3]` of about -1 to 1 in 8 bits, cut off as in the public code. They become bytes where they are:
+/// the way out of a GPU is long.
+pub(super) fn to_frames(pictures: &Tensor) -> gallop_model::public::Result<Vec<Frame>> {
     let (count, height, width, _) = pictures.dims4()?;
     let size = PixelSize::new(width, height);
-    let byte = |x: f32| ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0) as u8;
+    let shares = pictures.affine(0.5, 0.5)?.clamp(0f32, 1f32)?;
+    let bytes = shares.affine(255.0, 0.0)?.to_dtype(DType::U8)?;
     let frame = |i| {
-        let values: Vec<f32> = pictures.get(i)?.flatten_all()?.to_vec1()?;
-        Ok(Frame {
-            size,
-            rgb: values.into_iter().map(byte).collect(),
-        })
+        let rgb = bytes.get(i)?.flatten_all()?.to_vec1()?;
+        Ok(Frame { size, rgb })
     };
     (0..count).map(frame).collect()
 }
