@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use crate::gemm::Precision;
-use crate::rows::{Part, fold_parts, for_rows, parts};
+use crate::rows::{Part, fold_parts, parts};
 use crate::segments::Segments;
 use crate::simd::{Loop, sigmoid, sum, vectorised};
 use crate::storage::{floats, with_floats};
@@ -35,32 +35,47 @@ pub fn rms_norm_for_product(
     eps: f64,
     precision: Precision,
 ) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    if weight.dims() != [segments.groups() * width] || segments.end() > rows {
-        bail!(
-            "rms_norm: x {:?}, weight {:?}, {} groups over {} rows",
-            x.dims(),
-            weight.dims(),
-            segments.groups(),
-            segments.end()
-        );
-    }
-    let op = RmsNorm {
-        segments: segments.clone(),
-        eps: eps as f32,
-        stored: precision.stored(x.track_op() || weight.track_op()),
-    };
+    let stored = precision.stored(x.track_op() || weight.track_op());
+    let op = RmsNorm::new((x, weight), segments, eps, stored)?;
     x.contiguous()?.apply_op2(&weight.contiguous()?, op)
 }
 
 struct RmsNorm {
     segments: Segments,
     eps: f32,
+    /// What follows it, without a gradient.
+    then: Option<Then>,
     #[cfg_attr(
         not(feature = "cuda"),
         expect(dead_code, reason = "a processor stores f32")
     )]
     stored: Precision,
+}
+
+impl RmsNorm {
+    fn new(
+        (x, weight): (&Tensor, &Tensor),
+        segments: &Segments,
+        eps: f64,
+        stored: Precision,
+    ) -> Result<Self> {
+        let (rows, width) = x.dims2()?;
+        if weight.dims() != [segments.groups() * width] || segments.end() > rows {
+            bail!(
+                "rms_norm: x {:?}, weight {:?}, {} groups over {} rows",
+                x.dims(),
+                weight.dims(),
+                segments.groups(),
+                segments.end()
+            );
+        }
+        Ok(Self {
+            segments: segments.clone(),
+            eps: eps as f32,
+            then: None,
+            stored,
+        })
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -97,8 +112,11 @@ impl CustomOp2 for RmsNorm {
                     x: &x[part.rows.start * width..part.rows.end * width],
                     w: &w[part.group * width..][..width],
                     eps: self.eps,
-                    y: part.out,
-                })
+                    y: &mut *part.out,
+                });
+                if let Some(then) = self.then {
+                    vectorised(Followed(part.out, then));
+                }
             });
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
@@ -115,7 +133,7 @@ impl CustomOp2 for RmsNorm {
             (x, lx),
             (w, lw),
             &self.cuda(lx.dims()[1]),
-            (None, self.stored),
+            (self.then, self.stored),
         )?;
         Ok((y, lx.shape().clone()))
     }
@@ -183,59 +201,13 @@ pub fn rms_norm_then(
     then: Then,
     precision: Precision,
 ) -> Result<Tensor> {
-    let (rows, width) = x.dims2()?;
-    if weight.dims() != [width] {
-        bail!("rms_norm: x {:?}, weight {:?}", x.dims(), weight.dims());
-    }
-    let norm = RmsNorm {
-        segments: Segments::single(rows),
-        eps: eps as f32,
-        stored: precision.stored(false),
+    let segments = Segments::single(x.dim(0)?);
+    let op = RmsNorm::new((x, weight), &segments, eps, precision.stored(false))?;
+    let op = RmsNorm {
+        then: Some(then),
+        ..op
     };
-    (x.contiguous()?).apply_op2_no_bwd(&weight.contiguous()?, &RmsNormThen { norm, then })
-}
-
-struct RmsNormThen {
-    norm: RmsNorm,
-    then: Then,
-}
-
-impl CustomOp2 for RmsNormThen {
-    fn name(&self) -> &'static str {
-        "rms-norm-then"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        lx: &Layout,
-        w: &CpuStorage,
-        lw: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, w, width) = (floats(x, lx)?, floats(w, lw)?, lx.dims()[1]);
-        let mut y = vec![0.0; x.len()];
-        for_rows(&mut y, width, |row, y| {
-            let x = &x[row * width..][..y.len()];
-            let eps = self.norm.eps;
-            vectorised(RmsForward { x, w, eps, y });
-            vectorised(Followed(y, self.then));
-        });
-        Ok((CpuStorage::F32(y), lx.shape().clone()))
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        x: &candle_core::CudaStorage,
-        lx: &Layout,
-        w: &candle_core::CudaStorage,
-        lw: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let norm = self.norm.cuda(lx.dims()[1]);
-        let result = (Some(self.then), self.norm.stored);
-        let y = crate::cuda::norm_turn((x, lx), (w, lw), &norm, result)?;
-        Ok((y, lx.shape().clone()))
-    }
+    (x.contiguous()?).apply_op2_no_bwd(&weight.contiguous()?, &op)
 }
 
 struct Followed<'a>(&'a mut [f32], Then);

@@ -192,6 +192,12 @@ impl Call<'_> {
         self.gpu.operand(data, count, self.precision)
     }
 
+    /// The input in f32, which kernels of our own read.
+    fn widened(&self, x: Data) -> Result<Operand> {
+        let numbers = self.g.input_rows() * self.g.input;
+        self.gpu.operand(x, numbers, Precision::F32)
+    }
+
     /// cuDNN's way to do it, if it is to: none where the windows are written out.
     fn plan(&self, pass: Pass) -> Result<Option<Arc<Plan>>> {
         let large = || self.g.output_rows() >= WORTH && cudnn::version().is_ok();
@@ -250,7 +256,7 @@ impl Call<'_> {
         if g.mode == Padding::Zero {
             return self.operand(x, g.input_rows() * g.input);
         }
-        let x = gpu.operand(x, g.input_rows() * g.input, Precision::F32)?;
+        let x = self.widened(x)?;
         let rows = g.batch * g.dims.iter().map(Dim::padded).product::<usize>();
         let whole = Operand::rounded(gpu, gpu.alloc(rows * g.input)?);
         self.unfold((x.at, Windows::borders(g)), whole.at, (0, rows), 1)?;
@@ -294,7 +300,7 @@ impl Call<'_> {
         let y = gpu.alloc(rows * g.output)?;
         let to = gpu.address(&y);
         if g.depthwise() {
-            let x = gpu.operand(x, g.input_rows() * g.input, Precision::F32)?;
+            let x = self.widened(x)?;
             self.depthwise(
                 x.at,
                 w,
@@ -340,7 +346,7 @@ impl Call<'_> {
             multiply(0, 0, rows, x.at)?;
             return Ok(y);
         }
-        let x = gpu.operand(x, g.input_rows() * g.input, Precision::F32)?;
+        let x = self.widened(x)?;
         for group in 0..g.groups {
             let windows = (x.at, Windows::forward(g, group));
             self.by_parts(windows, (rows, g.input_width()), |first, count, at| {

@@ -145,7 +145,7 @@ impl FrameAttention {
     pub(super) fn load(weights: &Checkpoint, loader: &Loader) -> Result<Self> {
         let precision = loader.precision;
         Ok(Self {
-            norm: RmsNorm::gamma(&weights.at("norm"), loader.precision)?,
+            norm: RmsNorm::gamma(&weights.at("norm"), precision)?,
             qkv: Linear::from_conv(&weights.at("to_qkv"), precision)?,
             out: Linear::from_conv(&weights.at("proj"), precision)?,
             precision,
