@@ -55,7 +55,8 @@ pub struct WorldRecipe {
     /// Values that attributes must have; others are left out.
     #[serde(default)]
     pub only: gallop_world::Only,
-    /// Whether what stays in its place stays in the middle of the picture.
+    /// Whether what stays in its place stays in the middle of the picture (of an upright one as in the square in its middle,
+    /// with more of the scene above and below).
     #[serde(default)]
     pub centred: bool,
 }

@@ -218,7 +218,8 @@ pub struct Attributes {
     pub time_of_day: TimeOfDay,
     /// The sky.
     pub weather: Weather,
-    /// Whether what stays in its place stays in the middle of the picture.
+    /// Whether what stays in its place stays in the middle of the picture (of an upright one as in the square in its middle,
+    /// with more of the scene above and below).
     #[serde(default)]
     pub centred: bool,
     /// The words that are spoken.

@@ -63,7 +63,8 @@ pub struct WorldConfig {
     pub looks: Vec<Look>,
     /// Values that attributes must have.
     pub only: Only,
-    /// Whether what stays in its place stays in the middle of the picture.
+    /// Whether what stays in its place stays in the middle of the picture (of an upright one as in the square in its middle,
+    /// with more of the scene above and below).
     pub centred: bool,
     /// Sizes to draw from; one is chosen for each clip.
     pub sizes: Vec<PixelSize>,

@@ -82,6 +82,30 @@ fn what_is_centred_stays_in_the_middle() {
 }
 
 #[test]
+fn a_centred_upright_picture_has_the_square_one_in_its_middle() {
+    for family in ["ball", "instrument", "face"] {
+        let only = [("camera", "still"), ("count", "1")];
+        let render = |height| {
+            let config = WorldConfig {
+                only: Only(only.map(|(k, v)| (k.into(), vec![v.into()])).into()),
+                audio: false,
+                centred: true,
+                ..config(family, (64, height), 25)
+            };
+            config.render(3).unwrap().truth
+        };
+        let (square, upright) = (render(64), render(112));
+        for (square, upright) in square.tracks.iter().zip(&upright.tracks) {
+            for (a, b) in square.points.iter().zip(&upright.points) {
+                assert!((a.x - b.x).abs() < 1e-4, "{family}: {a:?} {b:?}");
+                let rows = (64.0 * a.y + 24.0, 112.0 * b.y);
+                assert!((rows.0 - rows.1).abs() < 1e-2, "{family}: {rows:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn equal_seeds_give_equal_bytes_and_others_differ() {
     for family in registry() {
         for look in Look::ALL {

@@ -85,13 +85,42 @@ impl View {
     }
 }
 
+/// The rows that the scene is composed for.
+#[derive(Clone, Copy, Debug)]
+struct Composed {
+    /// Pixels per unit at the subject's depth: the shorter side.
+    unit: f32,
+    /// Row of the upper edge.
+    top: f32,
+    /// Row of the lower edge.
+    bottom: f32,
+}
+
+impl Composed {
+    /// The whole picture; of an upright one that is to be centred the square in its middle, with more of the scene above
+    /// and below.
+    fn of(attributes: &Attributes, shape: ClipShape) -> Self {
+        let (width, height) = (shape.size.width as f32, shape.size.height as f32);
+        let around = if attributes.centred {
+            0.5 * (height - width).max(0.0)
+        } else {
+            0.0
+        };
+        Self {
+            unit: width.min(height),
+            top: around,
+            bottom: height - around,
+        }
+    }
+}
+
 /// The camera's path through one clip.
 #[derive(Clone, Debug)]
 pub struct Cameraman {
     camera: Camera,
     width: f32,
     height: f32,
-    unit: f32,
+    composed: Composed,
     eye: f32,
     margin: f32,
     seconds: f32,
@@ -111,7 +140,7 @@ impl Cameraman {
             camera: attributes.camera,
             width,
             height,
-            unit: width.min(height),
+            composed: Composed::of(attributes, shape),
             eye: setting.eye,
             margin: setting.margin,
             seconds: (shape.frames as f32 / FPS as f32).max(1.0),
@@ -122,16 +151,17 @@ impl Cameraman {
     /// The camera at `time` seconds, standing at `follow` along X.
     pub fn view(&self, time: f64, follow: f64) -> View {
         let progress = time as f32 / self.seconds;
-        let floor = self.height - self.margin * self.unit;
+        let unit = self.composed.unit;
+        let floor = self.composed.bottom - self.margin * unit;
         let mut view = View {
             width: self.width,
             height: self.height,
-            focal: self.unit * DISTANCE,
+            focal: unit * DISTANCE,
             x: follow as f32,
             y: self.eye,
             z: -DISTANCE,
             centre: 0.5 * self.width,
-            horizon: floor - self.eye * self.unit,
+            horizon: floor - self.eye * unit,
         };
         match self.camera {
             Camera::Still => {}
@@ -149,18 +179,18 @@ impl Cameraman {
         let x = (time * 17.0 + p[0]).sin() + 0.6 * (time * 29.0 + p[1]).sin();
         let y = (time * 21.0 + p[2]).sin() + 0.6 * (time * 34.0 + p[3]).sin();
         let drift = 1.5 * (time * 2.1 + p[4]).sin();
-        view.centre += SHAKE * (x + drift) * self.unit;
-        view.horizon += SHAKE * (y + (time * 1.7 + p[5]).sin()) * self.unit;
+        view.centre += SHAKE * (x + drift) * self.composed.unit;
+        view.horizon += SHAKE * (y + (time * 1.7 + p[5]).sin()) * self.composed.unit;
     }
 }
 
 /// How much room a subject has, whatever the camera does meanwhile: half the width, and the
 /// height above the floor, in units at the subject's depth.
 pub fn room_for(attributes: &Attributes, shape: ClipShape, margin: f32) -> (f64, f64) {
-    let (width, height) = (shape.size.width as f32, shape.size.height as f32);
-    let unit = width.min(height);
+    let Composed { unit, top, bottom } = Composed::of(attributes, shape);
     let seconds = (shape.frames as f32 / FPS as f32).max(1.0);
-    let (half, top) = (0.5 * width / unit, height / unit - margin);
+    let half = 0.5 * shape.size.width as f32 / unit;
+    let top = (bottom - top) / unit - margin;
     let (half, top) = match attributes.camera {
         Camera::PanLeft | Camera::PanRight => (half - 0.5 * pan_length(seconds), top),
         Camera::PushIn | Camera::PullOut => {
