@@ -22,6 +22,9 @@ use serde_json::json;
 
 use crate::args::{Cli, Command, World};
 
+#[global_allocator]
+static ALLOCATOR: gallop_kernels::LineAllocator = gallop_kernels::LineAllocator;
+
 /// What shells expect of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
 

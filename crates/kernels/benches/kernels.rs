@@ -8,6 +8,9 @@ mod cases;
 
 use cases::{Case, all};
 
+#[global_allocator]
+static ALLOCATOR: gallop_kernels::LineAllocator = gallop_kernels::LineAllocator;
+
 fn main() {
     let mut args: Vec<String> = std::env::args()
         .skip(1)

@@ -40,7 +40,7 @@ pub use frozen::{Frozen, Numbers};
 pub use gemm::Precision;
 pub use isa::{Isa, UnsupportedIsa, isa, set_isa};
 pub use linear::{linear, linear_frozen};
-pub use memory::keep_freed_memory;
+pub use memory::{LineAllocator, keep_freed_memory};
 pub use norm::{Then, layer_norm, rms_norm, rms_norm_for_product, rms_norm_then};
 pub use resample::upsample_nearest;
 pub use resident::{Resident, linear_resident};

@@ -1,5 +1,7 @@
 //! Large buffers without needless page faults and zeroing.
 
+use std::alloc::{GlobalAlloc, Layout, System};
+
 /// Numbers of which every bit pattern is one.
 pub trait Number: Copy + Send + Sync {}
 impl Number for f32 {}
@@ -115,9 +117,89 @@ pub fn keep_freed_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed_memory() {}
 
+/// The system's allocator, but for large buffers beginning at a line of the cache: what the kernels load and store of them
+/// then touches no line twice. For programs that compute, as their `#[global_allocator]`.
+pub struct LineAllocator;
+
+impl LineAllocator {
+    /// Bytes from which on a buffer is large.
+    const LARGE: usize = 4096;
+
+    /// What the system is asked for.
+    fn raised(layout: Layout) -> Layout {
+        match layout.size() >= Self::LARGE {
+            true => layout
+                .align_to(align_of::<FloatLine>())
+                .expect("a size that was valid stays so, rounded up to a line"),
+            false => layout,
+        }
+    }
+}
+
+// SAFETY: everything is the system's, and a buffer is freed by the layout that it was allocated by: both follow from its
+// size alone.
+unsafe impl GlobalAlloc for LineAllocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(Self::raised(layout)) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc_zeroed(Self::raised(layout)) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(at, Self::raised(layout)) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as the caller promises; a new buffer is as large as what is copied.
+        unsafe {
+            if layout.size().max(size) < Self::LARGE {
+                return System.realloc(at, layout, size);
+            }
+            let to = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+            if !to.is_null() {
+                to.copy_from_nonoverlapping(at, layout.size().min(size));
+                self.dealloc(at, layout);
+            }
+            to
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_buffers_begin_at_a_line_and_keep_what_is_in_them() {
+        let layout = |size| Layout::from_size_align(size, 4).unwrap();
+        let holds = |at: *mut u8, size: usize| {
+            assert!(size < LineAllocator::LARGE || (at as usize).is_multiple_of(64));
+            // SAFETY: the buffer has been written so far.
+            (0..size).all(|i| unsafe { *at.add(i) } == i as u8)
+        };
+        // SAFETY: buffers are written before they are read, and freed by the layout that they have.
+        unsafe {
+            for sizes in [[40, 80], [40, 5000], [5000, 9000], [9000, 5000], [5000, 40]] {
+                let [size, other] = sizes;
+                let at = LineAllocator.alloc(layout(size));
+                (0..size).for_each(|i| *at.add(i) = i as u8);
+                assert!(holds(at, size), "{sizes:?}");
+                let at = LineAllocator.realloc(at, layout(size), other);
+                assert!(holds(at, size.min(other)), "{sizes:?}");
+                (0..other).for_each(|i| *at.add(i) = i as u8);
+                assert!(holds(at, other), "{sizes:?}");
+                LineAllocator.dealloc(at, layout(other));
+                let zeros = LineAllocator.alloc_zeroed(layout(size));
+                assert!((0..size).all(|i| *zeros.add(i) == 0), "{sizes:?}");
+                LineAllocator.dealloc(zeros, layout(size));
+            }
+        }
+    }
 
     #[test]
     fn buffers_have_their_length_and_zeros_are_zero() {

@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use super::kernel::Start;
 use super::panels::{LINE, Line, RIGHT};
+use super::plan::{PART, RIGHT_BYTES};
 
 /// Items of a left panel: two tiles of 16 rows.
 pub const LEFT: usize = 32;
@@ -40,7 +41,15 @@ const CONFIG: Config = {
     }
 };
 
+/// Sums of a tile that wait for the next part of their depth.
+#[derive(Clone)]
+#[repr(align(64))]
+struct Sums([f32; LEFT * RIGHT]);
+
 /// A block of C from left panels `a.1` lines apart and right panels `b.1` lines apart.
+///
+/// A panel of one side stays in the first-level cache while those of the other pass, which are loaded so that they do not
+/// push it out. That is a left panel, so that C is written row by row, where the right side stays in the second-level cache.
 ///
 /// # Safety
 /// `Isa::Amx` must be supported; the panels must hold m and n items of depth k, and C be writable.
@@ -51,23 +60,46 @@ pub unsafe fn block(
     c: (*mut f32, usize),
     start: Start,
 ) {
+    let blocks = k.div_ceil(LINE);
+    let part_blocks = PART / LINE;
+    let parts = blocks.div_ceil(part_blocks).max(1);
+    let (rows, cols) = (m.div_ceil(LEFT), n.div_ceil(RIGHT));
+    let by_rows = cols * RIGHT * blocks * LINE * size_of::<u16>() <= RIGHT_BYTES;
+    let (outer, inner) = if by_rows { (rows, cols) } else { (cols, rows) };
+    let mut waiting = vec![Sums([0.0; LEFT * RIGHT]); if parts > 1 { inner } else { 0 }];
     // SAFETY: as the caller promises; the bias is written before the tiles are added to it.
     unsafe {
         let add = start.prepare([m, n, k], c);
         with_tiles(|| {
-            for col in (0..n).step_by(RIGHT) {
-                for row in (0..m).step_by(LEFT) {
+            for (o, part) in (0..outer).flat_map(|o| (0..parts).map(move |part| (o, part))) {
+                for i in 0..inner {
+                    let (row, col) = if by_rows { (o, i) } else { (i, o) };
+                    let first = part * part_blocks;
                     let panels = Panels {
-                        left: a.0.add(row / LEFT * a.1),
-                        right: b.0.add(col / RIGHT * b.1).cast(),
+                        left: a.0.add(row * a.1 + first * LEFT),
+                        right: b.0.add(col * b.1 + first * RIGHT).cast(),
                         stride: PAIRS,
-                        blocks: k.div_ceil(LINE),
+                        blocks: part_blocks.min(blocks - first),
                     };
-                    let at = c.0.add(row * c.1 + col);
-                    match [LEFT.min(m - row), RIGHT.min(n - col)] {
-                        [LEFT, RIGHT] => tiles::<true>(panels, (at, c.1), add),
-                        [LEFT, HALF] => tiles::<false>(panels, (at, c.1), add),
-                        size => edge(panels, (at, c.1), size, add),
+                    let own = c.0.add(row * LEFT * c.1 + col * RIGHT);
+                    let sums = waiting
+                        .get_mut(i)
+                        .map_or(std::ptr::null_mut(), |sums| sums.0.as_mut_ptr());
+                    let tile = Tile {
+                        size: [LEFT.min(m - row * LEFT), RIGHT.min(n - col * RIGHT)],
+                        from: match part {
+                            0 => add.then_some((own.cast_const(), c.1)),
+                            _ => Some((sums.cast_const(), RIGHT)),
+                        },
+                        to: if part + 1 == parts {
+                            (own, c.1)
+                        } else {
+                            (sums, RIGHT)
+                        },
+                    };
+                    match by_rows {
+                        true => tile.of::<false>(panels),
+                        false => tile.of::<true>(panels),
                     }
                 }
             }
@@ -119,40 +151,79 @@ pub unsafe fn with_tiles<T>(f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// A tile that C does not fill: computed beside, and copied.
-unsafe fn edge(panels: Panels, c: (*mut f32, usize), [rows, cols]: [usize; 2], add: bool) {
-    let mut whole = [0.0f32; LEFT * RIGHT];
-    // SAFETY: the caller promises rows x cols of C.
-    unsafe {
-        for r in 0..if add { rows } else { 0 } {
-            std::ptr::copy_nonoverlapping(c.0.add(r * c.1), whole[r * RIGHT..].as_mut_ptr(), cols);
-        }
-        match cols <= HALF {
-            true => tiles::<false>(panels, (whole.as_mut_ptr(), RIGHT), add),
-            false => tiles::<true>(panels, (whole.as_mut_ptr(), RIGHT), add),
-        }
-        for r in 0..rows {
-            std::ptr::copy_nonoverlapping(whole[r * RIGHT..].as_ptr(), c.0.add(r * c.1), cols);
+/// So many rows and columns of C: where their sums so far are, if any, and where they go, with the numbers from one row to
+/// the next.
+struct Tile {
+    size: [usize; 2],
+    from: Option<(*const f32, usize)>,
+    to: (*mut f32, usize),
+}
+
+impl Tile {
+    /// Computes it; where it is not 32 x 32 or 32 x 16, beside and copied. Sums that wait are whole all the same.
+    ///
+    /// # Safety
+    /// As [`tiles`].
+    unsafe fn of<const LEFT_PASSES: bool>(self, panels: Panels) {
+        let Self { size, from, to } = self;
+        // SAFETY: the caller promises so much of C.
+        unsafe {
+            match size {
+                [LEFT, RIGHT] => return tiles::<true, LEFT_PASSES>(panels, from, to),
+                [LEFT, HALF] => return tiles::<false, LEFT_PASSES>(panels, from, to),
+                _ => {}
+            }
+            let [rows, cols] = size;
+            let mut whole = Sums([0.0; LEFT * RIGHT]);
+            let beside = (whole.0.as_mut_ptr(), RIGHT);
+            if let Some((from, stride)) = from {
+                for r in 0..rows {
+                    std::ptr::copy_nonoverlapping(
+                        from.add(r * stride),
+                        beside.0.add(r * RIGHT),
+                        cols,
+                    );
+                }
+            }
+            let sums = Some((beside.0.cast_const(), RIGHT));
+            match cols <= HALF {
+                true => tiles::<false, LEFT_PASSES>(panels, sums, beside),
+                false => tiles::<true, LEFT_PASSES>(panels, sums, beside),
+            }
+            for r in 0..rows {
+                std::ptr::copy_nonoverlapping(beside.0.add(r * RIGHT), to.0.add(r * to.1), cols);
+            }
         }
     }
 }
 
-/// 32 x 32 numbers of C, or the first 16 columns of them where it is not `WIDE`, from a left and a right panel.
+/// 32 x 32 numbers of C, or the first 16 columns of them where it is not `WIDE`, from a left and a right panel: added to
+/// those at `from`, if any, they go to `to`. The side that passes (`LEFT_PASSES` or the right one) is loaded so that it does
+/// not push the other one out of the first-level cache.
 ///
 /// # Safety
 /// Within [`with_tiles`]; the panels and C must be there.
-pub unsafe fn tiles<const WIDE: bool>(panels: Panels, c: (*mut f32, usize), add: bool) {
-    let low = c.0.wrapping_add(16 * c.1);
+pub unsafe fn tiles<const WIDE: bool, const LEFT_PASSES: bool>(
+    panels: Panels,
+    from: Option<(*const f32, usize)>,
+    to: (*mut f32, usize),
+) {
+    let add = from.is_some();
+    let from = from.unwrap_or((to.0, to.1));
+    let [from_low, low] = [
+        from.0.wrapping_add(16 * from.1),
+        to.0.wrapping_add(16 * to.1),
+    ];
     // SAFETY: as the caller promises.
     unsafe {
         asm!(
             "test {add:e}, {add:e}",
             "jz 3f",
-            "tileloadd tmm0, [{c} + {ldc}]",
-            "tileloadd tmm2, [{low} + {ldc}]",
+            "tileloadd tmm0, [{from} + {ldf}]",
+            "tileloadd tmm2, [{from_low} + {ldf}]",
             ".if {wide}",
-            "tileloadd tmm1, [{c} + {ldc} + 64]",
-            "tileloadd tmm3, [{low} + {ldc} + 64]",
+            "tileloadd tmm1, [{from} + {ldf} + 64]",
+            "tileloadd tmm3, [{from_low} + {ldf} + 64]",
             ".endif",
             "jmp 4f",
             "3:",
@@ -164,14 +235,27 @@ pub unsafe fn tiles<const WIDE: bool>(panels: Panels, c: (*mut f32, usize), add:
             "test {n}, {n}",
             "jz 5f",
             "2:",
-            "tileloadd tmm4, [{a} + {line}]",
+            ".if {left_passes}",
+            "tileloaddt1 tmm4, [{a} + {line}]",
             "tileloadd tmm6, [{b} + {stride}]",
+            ".else",
+            "tileloadd tmm4, [{a} + {line}]",
+            "tileloaddt1 tmm6, [{b} + {stride}]",
+            ".endif",
             "tdpbf16ps tmm0, tmm4, tmm6",
             ".if {wide}",
+            ".if {left_passes}",
             "tileloadd tmm7, [{b} + {stride} + 64]",
+            ".else",
+            "tileloaddt1 tmm7, [{b} + {stride} + 64]",
+            ".endif",
             "tdpbf16ps tmm1, tmm4, tmm7",
             ".endif",
+            ".if {left_passes}",
+            "tileloaddt1 tmm5, [{a} + {line} + 1024]",
+            ".else",
             "tileloadd tmm5, [{a} + {line} + 1024]",
+            ".endif",
             "tdpbf16ps tmm2, tmm5, tmm6",
             ".if {wide}",
             "tdpbf16ps tmm3, tmm5, tmm7",
@@ -181,22 +265,26 @@ pub unsafe fn tiles<const WIDE: bool>(panels: Panels, c: (*mut f32, usize), add:
             "dec {n}",
             "jnz 2b",
             "5:",
-            "tilestored [{c} + {ldc}], tmm0",
-            "tilestored [{low} + {ldc}], tmm2",
+            "tilestored [{to} + {ldt}], tmm0",
+            "tilestored [{low} + {ldt}], tmm2",
             ".if {wide}",
-            "tilestored [{c} + {ldc} + 64], tmm1",
-            "tilestored [{low} + {ldc} + 64], tmm3",
+            "tilestored [{to} + {ldt} + 64], tmm1",
+            "tilestored [{low} + {ldt} + 64], tmm3",
             ".endif",
             wide = const WIDE as u8,
+            left_passes = const LEFT_PASSES as u8,
             add = in(reg) u32::from(add),
             a = inout(reg) panels.left => _,
             b = inout(reg) panels.right => _,
             stride = in(reg) panels.stride,
             step = in(reg) 16 * panels.stride,
             n = inout(reg) panels.blocks => _,
-            c = in(reg) c.0,
+            from = in(reg) from.0,
+            from_low = in(reg) from_low,
+            ldf = in(reg) from.1 * size_of::<f32>(),
+            to = in(reg) to.0,
             low = in(reg) low,
-            ldc = in(reg) c.1 * size_of::<f32>(),
+            ldt = in(reg) to.1 * size_of::<f32>(),
             line = in(reg) size_of::<Line>(),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -240,10 +328,10 @@ pub unsafe fn shifted_tiles<const WIDE: bool>(
             "mov {p}, [{offsets}]",
             "add {p}, {a}",
             "tileloadd tmm4, [{p} + {stride}]",
-            "tileloadd tmm6, [{b} + {line} * 2]",
+            "tileloaddt1 tmm6, [{b} + {line} * 2]",
             "tdpbf16ps tmm0, tmm4, tmm6",
             ".if {wide}",
-            "tileloadd tmm7, [{b} + {line} * 2 + 64]",
+            "tileloaddt1 tmm7, [{b} + {line} * 2 + 64]",
             "tdpbf16ps tmm1, tmm4, tmm7",
             ".endif",
             "add {p}, {half}",

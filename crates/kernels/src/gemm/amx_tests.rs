@@ -95,7 +95,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn blocks_are_plain_products(
-        m in 1usize..100, n in 1usize..100, k in 0usize..300, pad in 0usize..40, start in 0u8..3, seed: u64
+        m in 1usize..100, n in 1usize..100, k in 0usize..1300, pad in 0usize..40, start in 0u8..3, seed: u64
     ) {
         check_block([m, n, k], n + pad, start, seed);
     }
@@ -105,7 +105,7 @@ proptest! {
 fn whole_tiles_and_their_neighbours() {
     for m in [31, 32, 33, 64] {
         for n in [31, 32, 33, 64] {
-            for k in [31, 32, 33, 256, 257, 600] {
+            for k in [31, 32, 33, 256, 257, 512, 600, 1100] {
                 check_block([m, n, k], n, 1, (m * n * k) as u64);
             }
         }

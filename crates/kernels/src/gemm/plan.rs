@@ -6,6 +6,9 @@ use super::kernel::{Engine, Side};
 
 /// Fewer multiplications than this are done without waking other threads.
 pub const SERIAL: usize = 1 << 18;
+/// Depth of a block of tiles after which their sums wait while others pass: a panel of so much is 32 KiB, and stays in the
+/// first-level cache.
+pub const PART: usize = 512;
 /// Depth of a block, elsewhere and at the most.
 pub const DEPTH: usize = 2048;
 
@@ -27,6 +30,8 @@ fn left_bytes(engine: Engine) -> usize {
         _ => 400 << 10,
     }
 }
+/// Bytes of the right side that stay in the second-level cache of processors with AMX.
+pub const RIGHT_BYTES: usize = 1 << 20;
 /// An operand of more bytes is not packed as a whole.
 const WHOLE_BYTES: usize = 64 << 20;
 /// Fewer rows than this do not repay packing the right side beforehand.
@@ -86,7 +91,15 @@ impl Plan {
         } else {
             n.div_ceil(tasks.div_ceil(by_rows)).max(64)
         };
-        let widest = if right_is_whole { n } else { 256 };
+        let right_bytes = n * k * bytes;
+        let widest = match right_is_whole {
+            false => 256,
+            // Parts of the right side that stay in the second-level cache each, so that C is written row by row.
+            true if engine == Engine::Amx && k <= PART && right_bytes > RIGHT_BYTES => {
+                RIGHT_BYTES / (2 * bytes * k.max(1))
+            }
+            true => n,
+        };
         let cols = wanted
             .clamp(1, widest.max(1))
             .next_multiple_of(engine.panel(Side::Right));

@@ -348,9 +348,10 @@ impl Shift {
                                 blocks: joined / LINE,
                             };
                             let c = (sums[k * width + c..].as_mut_ptr(), row);
+                            let before = Some((c.0.cast_const(), row));
                             // SAFETY: tiles are configured; positions behind the last are there to be read, and
                             // count nothing, since the left side is zero there.
-                            unsafe { tiles::<true>(panels, c, true) };
+                            unsafe { tiles::<true, true>(panels, before, c) };
                         }
                     }
                 }

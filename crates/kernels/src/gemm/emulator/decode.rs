@@ -9,7 +9,7 @@ pub enum Instruction {
     Release,
     /// `tilezero`.
     Zero(usize),
-    /// `tileloadd`: the rows of a tile from addresses so many bytes apart.
+    /// `tileloadd` or `tileloaddt1`: the rows of a tile from addresses so many bytes apart.
     Load(usize, *const u8, isize),
     /// `tilestored`: the same the other way.
     Store(*mut u8, isize, usize),
@@ -129,7 +129,7 @@ pub unsafe fn decode(at: *const u8, registers: &Registers) -> Option<Decoded> {
             }
             (0x49, 0, true) if (reg, rm) == (0, 0) => Instruction::Release,
             (0x49, 3, true) if rm == 0 => Instruction::Zero(tile),
-            (0x4b, 3, false) if rm == 4 => {
+            (0x4b, 1 | 3, false) if rm == 4 => {
                 let (base, stride) = address(&mut bytes, modrm, &vex, registers);
                 Instruction::Load(tile, base as *const u8, stride)
             }
@@ -256,6 +256,9 @@ mod tests {
             decoded(&load),
             Some(Load(6, at(1, 64) as *const u8, 0x2 * 0x9000))
         );
+        // tileloaddt1 of the same
+        let passing = [0xc4, 0xa2, 0x79, 0x4b, 0x74, 0x49, 0x40];
+        assert_eq!(decoded(&passing), decoded(&load));
         // tilestored [rsp + 256], tmm3, without a stride
         let store = [0xc4, 0xe2, 0x7a, 0x4b, 0x9c, 0x24, 0, 1, 0, 0];
         assert_eq!(decoded(&store), Some(Store(at(4, 256) as *mut u8, 0, 3)));
