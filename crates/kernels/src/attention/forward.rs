@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::tiles::{BOUND, Logits, Running, Softmax};
 use super::{AttentionBlock, AttentionPlan, Extents, View};
 use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
-use crate::memory::Aligned;
+use crate::memory::{Aligned, HandedOn};
 use crate::simd::vectorised;
 
 /// Queries of a task.
@@ -97,12 +97,10 @@ pub fn forward(
             lse: lse.as_mut_ptr(),
         },
     };
+    let scratch = HandedOn::new(|| call.scratch());
     tasks(plan, e, call.sizes()[0])
         .into_par_iter()
-        .for_each_init(
-            || call.scratch(),
-            |scratch, task| kernel.held(|| call.run(scratch, &task)),
-        );
+        .for_each(|task| scratch.with(|s| kernel.held(|| call.run(s, &task))));
     (out, lse)
 }
 

@@ -11,7 +11,7 @@ use crate::attention::{Middle, SelfAttention};
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
-use crate::memory::{Aligned, filled};
+use crate::memory::{Aligned, HandedOn, filled};
 use crate::rows::{Part, parts_of, sum_groups};
 
 /// The weights of an attention branch.
@@ -164,11 +164,12 @@ impl<'a> Call<'a> {
 
     /// Calls `f` for each tile, with its rows of a new matrix of `width` columns, which it must write wholly.
     fn by_tiles(&self, width: usize, f: impl Fn(&mut Scratch, Part) + Send + Sync) -> Vec<f32> {
+        let scratch = HandedOn::new(|| self.scratch());
         let fill = |out: &mut [f32]| {
             parts_of(&self.middle.segments, ROWS, width, out)
                 .into_par_iter()
                 .with_max_len(1)
-                .for_each_init(|| self.scratch(), f);
+                .for_each(|part| scratch.with(|s| f(s, part)));
         };
         // SAFETY: the segments cover all rows, and `f` writes all of its own.
         unsafe { filled(self.sizes.rows * width, fill) }
@@ -236,13 +237,13 @@ impl<'a> Call<'a> {
         // SAFETY: the segments cover all rows, and each tile writes its own.
         let mut kept = unsafe { Kept::room(self.middle.precision, rows * width) };
         let mut dnorm = Vec::new();
+        let scratch = HandedOn::new(|| self.scratch());
         let fill = |dx: &mut [f32]| {
             let tiles: Vec<(Part, KeptRows)> = (parts_of(segments, ROWS, width, dx).into_iter())
                 .zip(kept.tiles(segments, ROWS, width))
                 .collect();
-            let sums = (tiles.into_par_iter().with_max_len(1)).map_init(
-                || self.scratch(),
-                |s, (part, mut kept)| {
+            let sums = (tiles.into_par_iter().with_max_len(1)).map(|(part, mut kept)| {
+                scratch.with(|s| {
                     let dqkv = Self::rows(&dqkv, &part.rows, joined);
                     let x = Self::rows(self.x, &part.rows, width);
                     let w = self.weight(part.group);
@@ -256,8 +257,8 @@ impl<'a> Call<'a> {
                     let norm = (x, w, self.middle.eps);
                     let dw = norm_backward(norm, (&*rows, dy), part.out);
                     (part.group, dw)
-                },
-            );
+                })
+            });
             dnorm = sum_groups(sums.collect(), (segments.groups(), width));
         };
         // SAFETY: as above.

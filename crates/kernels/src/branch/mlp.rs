@@ -11,7 +11,7 @@ use crate::activation::Activation;
 use crate::gemm::source::{Data, Depth};
 use crate::gemm::{Kernel, Packed, Precision, Start};
 use crate::linear::over_rows;
-use crate::memory::{Aligned, filled};
+use crate::memory::{Aligned, HandedOn, filled};
 use crate::rows::{parts_of, sum_groups};
 use crate::segments::Segments;
 
@@ -203,17 +203,17 @@ impl<'a> Call<'a> {
             self.packed(true, Depth::Columns),
             self.packed(false, Depth::Columns),
         );
+        let scratch = HandedOn::new(|| self.scratch());
         let fill = |y: &mut [f32]| {
             parts_of(&self.layer.segments, ROWS, width, y)
                 .into_par_iter()
                 .with_max_len(1)
-                .for_each_init(
-                    || self.scratch(),
-                    |s, part| {
-                        let (up, down) = (of(&up, part.group), of(&down, part.group));
-                        self.forward_tile(s, (up, down), part.rows, part.group, part.out);
-                    },
-                );
+                .for_each(|part| {
+                    let weights = (of(&up, part.group), of(&down, part.group));
+                    scratch.with(|s| {
+                        self.forward_tile(s, weights, part.rows, part.group, part.out);
+                    });
+                });
         };
         // SAFETY: the segments cover all rows, and each tile begins with a copy of its own.
         unsafe { filled(rows * width, fill) }
@@ -267,6 +267,7 @@ impl<'a> Call<'a> {
         let [mut normed, mut after, mut dbefore] = [width, hidden, before]
             .map(|columns| unsafe { Kept::room(self.layer.precision, rows * columns) });
         let mut dnorm = Vec::new();
+        let scratch = HandedOn::new(|| self.scratch());
         let fill = |dx: &mut [f32]| {
             let kept = (normed.tiles(segments, ROWS, width).into_iter())
                 .zip(after.tiles(segments, ROWS, hidden))
@@ -282,14 +283,12 @@ impl<'a> Call<'a> {
                     dbefore,
                 })
                 .collect();
-            let sums = (tiles.into_par_iter().with_max_len(1)).map_init(
-                || self.scratch(),
-                |s, tile| {
-                    let group = tile.group;
-                    let weights = ([of(&up[0], group), of(&up[1], group)], of(&down, group));
-                    (group, self.backward_tile(s, weights, grad, tile))
-                },
-            );
+            let sums = (tiles.into_par_iter().with_max_len(1)).map(|tile| {
+                let group = tile.group;
+                let weights = ([of(&up[0], group), of(&up[1], group)], of(&down, group));
+                let sum = scratch.with(|s| self.backward_tile(s, weights, grad, tile));
+                (group, sum)
+            });
             dnorm = sum_groups(sums.collect(), (segments.groups(), width));
         };
         // SAFETY: the segments cover all rows, and each tile writes all of its own.

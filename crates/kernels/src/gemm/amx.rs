@@ -49,7 +49,8 @@ struct Sums([f32; LEFT * RIGHT]);
 /// A block of C from left panels `a.1` lines apart and right panels `b.1` lines apart.
 ///
 /// A panel of one side stays in the first-level cache while those of the other pass, which are loaded so that they do not
-/// push it out. That is a left panel, so that C is written row by row, where the right side stays in the second-level cache.
+/// push it out. That is a left panel, so that C is written row by row, where it meets more right ones than a right one would
+/// left ones, and those stay in the second-level cache.
 ///
 /// # Safety
 /// `Isa::Amx` must be supported; the panels must hold m and n items of depth k, and C be writable.
@@ -64,7 +65,7 @@ pub unsafe fn block(
     let part_blocks = PART / LINE;
     let parts = blocks.div_ceil(part_blocks).max(1);
     let (rows, cols) = (m.div_ceil(LEFT), n.div_ceil(RIGHT));
-    let by_rows = cols * RIGHT * blocks * LINE * size_of::<u16>() <= RIGHT_BYTES;
+    let by_rows = cols >= rows && n * k * size_of::<u16>() <= RIGHT_BYTES;
     let (outer, inner) = if by_rows { (rows, cols) } else { (cols, rows) };
     let mut waiting = vec![Sums([0.0; LEFT * RIGHT]); if parts > 1 { inner } else { 0 }];
     // SAFETY: as the caller promises; the bias is written before the tiles are added to it.

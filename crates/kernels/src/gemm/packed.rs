@@ -13,6 +13,7 @@ use super::panels::{self, LINE, Line, Panels, Scratch};
 use super::source::{Data, Depth, Operand, Source};
 #[cfg(target_arch = "x86_64")]
 use crate::memory::Aligned;
+use crate::memory::filled;
 
 /// A row-major matrix of f32 numbers, for the block level.
 #[derive(Clone, Copy, Debug)]
@@ -234,19 +235,23 @@ impl Packed {
         /// Parts that the panels are divided into.
         const PARTS: usize = 32;
         let panels = self.layout();
-        self.make_room(panels);
         let (len, depth) = (self.len, self.depth);
-        let group = len.div_ceil(panels.items).div_ceil(PARTS).max(1);
+        let count = len.div_ceil(panels.items);
+        let group = count.div_ceil(PARTS).max(1);
         let lines = (group * panels.lines()).max(1);
-        self.lines.par_chunks_mut(lines).enumerate().for_each_init(
-            Scratch::new,
-            |scratch, (i, part)| {
+        let fill = |all: &mut [Line]| {
+            // Of the last panel not all items are filled.
+            all[count.saturating_sub(1) * panels.lines()..].fill(Line::ZERO);
+            let parts = all.par_chunks_mut(lines).enumerate();
+            parts.for_each_init(Scratch::new, |scratch, (i, part)| {
                 let first = i * group * panels.items;
                 let items = first..(first + group * panels.items).min(len);
                 // SAFETY: these engines are only chosen where AVX-512 BF16 is supported.
                 unsafe { panels::fill(operand, (items, 0..depth), panels, part, scratch) };
-            },
-        );
+            });
+        };
+        // SAFETY: packing writes every line of the items that there are, and the last panel's have been.
+        self.lines = unsafe { filled(count * panels.lines(), fill) };
     }
 
     /// Panels of f32, on this thread.

@@ -21,6 +21,8 @@ pub const LINE: usize = 32;
 /// Items of a right panel.
 pub const RIGHT: usize = 32;
 
+impl crate::memory::Number for Line {}
+
 impl Line {
     /// All zeros.
     pub const ZERO: Line = Line([0; LINE]);
