@@ -180,7 +180,8 @@ fn seed(args: &Generate) -> u64 {
 
 /// Says what the model will not understand or was not made for; it is tried all the same.
 fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) -> Result<()> {
-    let unknown = gallop_world::unknown_words(&plan.request.prompt, &world_of(&info.trained)?);
+    let (prompt, world) = (&plan.request.prompt, world_of(&info.trained)?);
+    let unknown = gallop_world::unknown_words(prompt, &world);
     if !unknown.is_empty() {
         let words = unknown
             .iter()
@@ -197,6 +198,11 @@ fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) -> Result<()> {
             "warning: {} does not know {}{rest}; `gallop model info` says what it can make",
             info.name,
             words.join(", "),
+        ));
+    }
+    if let Some(word) = gallop_world::unmarked_speech(prompt, &world).first() {
+        progress.note(&format!(
+            "warning: what is said stands in quotation marks: \"{word} ..\", not {word} .."
         ));
     }
     if plan.request.duration > info.trained.seconds + 1e-9 {

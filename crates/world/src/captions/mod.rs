@@ -9,7 +9,7 @@ mod prompts;
 mod vocabulary;
 
 pub use prompts::{HeldoutPrompt, heldout_prompts};
-pub use vocabulary::unknown_words;
+pub use vocabulary::{unknown_words, unmarked_speech};
 
 use serde::{Deserialize, Serialize};
 

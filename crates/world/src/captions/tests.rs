@@ -112,6 +112,16 @@ fn strange_words_are_reported_once() {
 }
 
 #[test]
+fn speech_without_marks_is_seen() {
+    let speech = |prompt| unmarked_speech(prompt, &WorldConfig::default());
+    assert_eq!(speech("A woman says hello to the zeppelin"), ["hello"]);
+    assert!(speech("A woman says \"hello\"").is_empty());
+    assert!(speech("A red ball bounces").is_empty());
+    assert_eq!(speech("一位女人说你好"), ["你好"]);
+    assert!(speech("一位女人说：“你好”").is_empty());
+}
+
+#[test]
 fn words_for_what_a_world_never_shows_are_strange_to_it() {
     let only = [("size", "large"), ("time_of_day", "day"), ("count", "1")];
     let narrow = WorldConfig {

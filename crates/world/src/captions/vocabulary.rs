@@ -39,6 +39,17 @@ pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
     unknown
 }
 
+/// The words of `prompt` that stand outside quotation marks but are only ever said: speech whose marks were left out.
+pub fn unmarked_speech(prompt: &str, world: &WorldConfig) -> Vec<String> {
+    let said: BTreeSet<String> = (lexicon::all().iter())
+        .flat_map(|l| l.said(world))
+        .flat_map(runs)
+        .collect();
+    let mut words = unknown_words(&without_quotes(prompt).0, world);
+    words.retain(|word| said.contains(word));
+    words
+}
+
 fn unknown_among(runs: &[String], known: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut unknown = Vec::new();
     for run in runs {
