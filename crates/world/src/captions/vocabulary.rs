@@ -31,8 +31,7 @@ pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
     let mut unknown = unknown_among(&without_phrases(runs(&told), &phrases), &|word| {
         known.contains(word) && !excluded.contains(word)
     });
-    let words = lexicon::all().iter().flat_map(|l| l.said(world));
-    known.extend(words.flat_map(runs));
+    known.extend(said_words(world));
     unknown.extend(unknown_among(&runs(&said), &|word| known.contains(word)));
     let mut seen = BTreeSet::new();
     unknown.retain(|w| seen.insert(w.clone()));
@@ -41,13 +40,16 @@ pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
 
 /// The words of `prompt` that stand outside quotation marks but are only ever said: speech whose marks were left out.
 pub fn unmarked_speech(prompt: &str, world: &WorldConfig) -> Vec<String> {
-    let said: BTreeSet<String> = (lexicon::all().iter())
-        .flat_map(|l| l.said(world))
-        .flat_map(runs)
-        .collect();
+    let said = said_words(world);
     let mut words = unknown_words(&without_quotes(prompt).0, world);
     words.retain(|word| said.contains(word));
     words
+}
+
+/// The words that the faces of `world` say.
+fn said_words(world: &WorldConfig) -> BTreeSet<String> {
+    let said = lexicon::all().iter().flat_map(|l| l.said(world));
+    said.flat_map(runs).collect()
 }
 
 fn unknown_among(runs: &[String], known: &dyn Fn(&str) -> bool) -> Vec<String> {
