@@ -29,6 +29,7 @@ pub fn fill(
         attributes,
         count: attributes.count,
         colour: attributes.colours.first().copied(),
+        general: false,
         rng,
         mentions: BTreeSet::new(),
     };
@@ -45,6 +46,8 @@ struct Filler<'a> {
     /// Number and colour of the noun phrase being filled.
     count: usize,
     colour: Option<Colour>,
+    /// Subjects are told by their family's general word: a ball, not a basketball.
+    general: bool,
     rng: &'a mut WorldRng,
     mentions: BTreeSet<String>,
 }
@@ -88,13 +91,19 @@ impl Filler<'_> {
     }
 
     fn slot(&mut self, slot: &str) -> Option<String> {
-        if slot == "np" {
-            return Some(self.noun_phrase());
+        if slot == "np" || slot == "np_general" {
+            self.general = slot == "np_general";
+            let phrase = self.noun_phrase();
+            self.general = false;
+            return Some(phrase);
         }
         if slot.contains('|') {
             return Some(self.by_number(slot).to_owned());
         }
-        self.mentions.insert(slot.to_owned());
+        // What the general word leaves open is not told.
+        if !(self.general && slot == "subject") {
+            self.mentions.insert(slot.to_owned());
+        }
         if slot == "phrase" {
             return self.attributes.phrase.clone();
         }
@@ -123,6 +132,7 @@ impl Filler<'_> {
     fn value(&self, slot: &str) -> Option<String> {
         let a = self.attributes;
         match slot {
+            "subject" | "measure" if self.general => Some("general".to_owned()),
             "subject" | "measure" => Some(a.subject.clone()),
             "count" => Some(self.count.to_string()),
             "colour" => self.colour.map(|c| c.key().to_owned()),

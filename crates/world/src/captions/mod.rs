@@ -11,6 +11,7 @@ mod vocabulary;
 pub use prompts::{HeldoutPrompt, heldout_prompts};
 pub use vocabulary::{unknown_words, unmarked_speech};
 
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::WorldRng;
@@ -77,12 +78,34 @@ fn caption(
     }
     let template = pick(rng, &templates);
     let filled = grammar::fill(lexicon, attributes, template, rng);
+    let text = match split {
+        Split::Train => as_typed(filled.text, rng),
+        Split::Heldout => filled.text,
+    };
     Some(Caption {
         lang: lexicon.lang.clone(),
         length,
-        text: filled.text,
+        text,
         mentions: filled.mentions.into_iter().collect(),
     })
+}
+
+/// `text` as people also type it: now and then without its full stop, or with the first letter's case changed.
+fn as_typed(mut text: String, rng: &mut WorldRng) -> String {
+    if rng.random_bool(0.2) && text.ends_with(['.', '。']) {
+        text.pop();
+    }
+    if rng.random_bool(0.2)
+        && let Some(first) = text.get_mut(..1)
+    {
+        let lower = first.bytes().all(|b| b.is_ascii_lowercase());
+        if lower {
+            first.make_ascii_uppercase();
+        } else {
+            first.make_ascii_lowercase();
+        }
+    }
+    text
 }
 
 #[cfg(test)]
