@@ -87,7 +87,9 @@ pub(crate) fn numbers(features: &Features, attribute: &str) -> Vec<f32> {
     match attribute {
         "look" => features.picture.clone(),
         "count" => features.number.clone(),
-        _ => features.motion.clone(),
+        // A camera's numbers beside them make it see ways where there are none, from few clips.
+        "direction" => features.ways.clone(),
+        _ => [&features.camera[..], &features.ways].concat(),
     }
 }
 

@@ -47,8 +47,10 @@ pub struct Seen {
 pub struct Features {
     /// How it is drawn: gradients, colours.
     pub picture: Vec<f32>,
-    /// How camera and things move.
-    pub motion: Vec<f32>,
+    /// How the camera moves.
+    pub camera: Vec<f32>,
+    /// Where the things go.
+    pub ways: Vec<f32>,
     /// How many things there seem to be.
     pub number: Vec<f32>,
     /// What it sounds like where something begins to sound.
@@ -71,10 +73,8 @@ impl Seen {
         let paths = paths(&found, &moving.to_first, size);
         let features = Features {
             picture: picture(clip, &moving),
-            motion: camera(&moving)
-                .into_iter()
-                .chain(ways(&moving, &paths))
-                .collect(),
+            camera: camera(&moving),
+            ways: ways(&paths, moving.rgb.len()),
             number: number(&found, &paths),
             timbre: timbre(clip.audio.as_ref()),
             voice: voice(clip.audio.as_ref()),
@@ -216,7 +216,7 @@ fn hue([r, g, b]: [f32; 3], high: f32, low: f32) -> f32 {
 }
 
 /// Of each part of the camera's motion: how far it goes in all and in each quarter of the clip,
-/// how much it shakes, turns, and how often it moves at all.
+/// how much it shakes, turns, and how often it moves at all; and how far it has gone in the end, a second.
 fn camera(moving: &Moving) -> Vec<f32> {
     let steps = &moving.steps[1.min(moving.steps.len())..];
     let n = steps.len().max(1) as f32;
@@ -240,6 +240,8 @@ fn camera(moving: &Moving) -> Vec<f32> {
         }
         out.resize((part + 1) * 12, 0.0);
     }
+    let last = moving.to_first.last().copied().unwrap_or_default();
+    out.extend((last.parts()).map(|v| v / moving.rgb.len() as f32 * 24.0));
     out
 }
 
@@ -249,8 +251,8 @@ fn squash(v: f32) -> f32 {
 }
 
 /// Where the longest paths lead, in the picture and against what lies behind, and all together.
-fn ways(moving: &Moving, paths: &[Path]) -> Vec<f32> {
-    let frames = moving.rgb.len() as f32;
+fn ways(paths: &[Path], frames: usize) -> Vec<f32> {
+    let frames = frames as f32;
     let mut out = Vec::new();
     let (mut all, mut total) = ([0.0f32; 2], 1e-6);
     for path in paths {
@@ -263,10 +265,8 @@ fn ways(moving: &Moving, paths: &[Path]) -> Vec<f32> {
         }
     }
     out.resize(4 * WAYS, 0.0);
-    let camera = moving.to_first.last().copied().unwrap_or_default();
     out.extend(all.map(|sum| squash(sum / total)));
     out.extend(all.map(|sum| sum / total * 24.0));
-    out.extend(camera.parts().map(|v| v / frames * 24.0));
     out
 }
 
@@ -335,12 +335,12 @@ mod tests {
 
     #[test]
     fn every_clip_has_as_many_features() {
-        let lengths: Vec<[usize; 6]> = [(224, 128, 24), (128, 224, 30), (16, 16, 1), (33, 17, 2)]
+        let lengths: Vec<[usize; 7]> = [(224, 128, 24), (128, 224, 30), (16, 16, 1), (33, 17, 2)]
             .map(|(w, h, n)| {
                 let clip = disc([200, 0, 0], n, PixelSize::new(w, h));
                 let f = Seen::new(&clip, &Finder::new()).features;
                 [
-                    &f.picture, &f.motion, &f.number, &f.timbre, &f.voice, &f.light,
+                    &f.picture, &f.camera, &f.ways, &f.number, &f.timbre, &f.voice, &f.light,
                 ]
                 .map(Vec::len)
             })

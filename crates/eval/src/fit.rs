@@ -241,15 +241,22 @@ impl Detectors {
     /// Renders clips of `course` and fits detectors to them; tries them on the held-out part of its worlds.
     /// `None` when cancelled.
     ///
+    /// Of `kept` all stays but what lists of numbers tell (count, direction, look, camera): these depend most on what
+    /// the pictures are like, and need neither finder nor glimpses.
+    ///
     /// # Errors
     /// A family that is not registered; no clip; what coding says.
     pub fn fit(
         course: &Course,
         effort: Effort,
-        progress: &dyn Progress,
-        cancel: &Cancel,
+        kept: Option<Self>,
+        (progress, cancel): (&dyn Progress, &Cancel),
     ) -> Result<Option<Self>, EvalError> {
-        let Some(finder) = fit_finder(course, effort, progress, cancel)? else {
+        let finder = match &kept {
+            Some(kept) => Some(kept.finder.clone()),
+            None => fit_finder(course, effort, progress, cancel)?,
+        };
+        let Some(finder) = finder else {
             return Ok(None);
         };
         progress.stage("clips for names", effort.clips as u64);
@@ -262,13 +269,21 @@ impl Detectors {
         let Some(watched) = watched else {
             return Ok(None);
         };
-        let Some(glimpses) = glimpses(course, effort, progress, cancel)? else {
-            return Ok(None);
+        let mut detectors = match kept {
+            Some(kept) => Self {
+                plain: plain(&watched, effort.rounds.1),
+                ..kept
+            },
+            None => {
+                let Some(glimpses) = glimpses(course, effort, progress, cancel)? else {
+                    return Ok(None);
+                };
+                progress.stage("names", 3);
+                let report = |done| progress.at(done);
+                Self::of(finder, (&watched, &glimpses), effort.rounds, report)?
+            }
         };
-        progress.stage("names", 3);
-        let mut detectors = Self::of(finder, (&watched, &glimpses), effort.rounds, |done| {
-            progress.at(done);
-        })?;
+        detectors.fitted.clips = watched.len();
         let worlds = course.worlds.iter();
         detectors.fitted.families = sorted(worlds.clone().flat_map(|w| w.families.clone()));
         let looks = worlds.flat_map(|w| &w.looks);
@@ -326,33 +341,15 @@ impl Detectors {
         report(1);
         let colour = colour_namer(watched, glimpses, looks);
         report(2);
-        let mut plain = BTreeMap::new();
-        for attribute in PLAIN {
-            let (features, labels): (Vec<_>, Vec<_>) = watched
-                .iter()
-                .filter_map(|w| {
-                    let label = label(&w.attributes, attribute)?;
-                    Some((numbers(&w.features, attribute), label))
-                })
-                .unzip();
-            // What never varies needs no detector.
-            if labels.windows(2).any(|w| w[0] != w[1]) {
-                let classifier = Classifier::learn(&features, &labels, numbers_rounds);
-                plain.insert(attribute.to_string(), classifier);
-            }
-        }
         let talks: Vec<_> = watched.iter().filter_map(|w| w.talk.as_ref()).collect();
         let lips = (!talks.is_empty()).then(|| Reader::learn(&talks, numbers_rounds.div_ceil(2)));
         report(3);
         Ok(Self {
-            fitted: Fitted {
-                clips: watched.len(),
-                ..Fitted::default()
-            },
+            fitted: Fitted::default(),
             finder,
             subject,
             colour,
-            plain,
+            plain: plain(watched, numbers_rounds),
             lips,
         })
     }
@@ -392,6 +389,26 @@ impl Detectors {
         };
         (!read.is_empty()).then(|| (mean(0), mean(1)))
     }
+}
+
+/// Learns what lists of numbers tell.
+fn plain(watched: &[Watched], rounds: usize) -> BTreeMap<String, Classifier> {
+    let mut found = BTreeMap::new();
+    for attribute in PLAIN {
+        let (features, labels): (Vec<_>, Vec<_>) = watched
+            .iter()
+            .filter_map(|w| {
+                let label = label(&w.attributes, attribute)?;
+                Some((numbers(&w.features, attribute), label))
+            })
+            .unzip();
+        // What never varies needs no detector.
+        if labels.windows(2).any(|w| w[0] != w[1]) {
+            let classifier = Classifier::learn(&features, &labels, rounds);
+            found.insert(attribute.to_string(), classifier);
+        }
+    }
+    found
 }
 
 /// Glimpses of the things of short clips; `None` when cancelled.

@@ -3,20 +3,21 @@
 use std::path::Path;
 
 use anyhow::Result;
-use gallop_core::{Cancel, Clip, PixelSize, Progress, UserError};
+use gallop_core::{Cancel, Clip, PixelSize, Progress, Ratio, UserError};
 use gallop_engine::{EngineError, reconstruct};
 use gallop_eval::{Course, Detectors, Effort};
 use gallop_train::{WorldRecipe, read_recipe};
 use gallop_world::{Look, Split, WorldConfig};
 use serde::Deserialize;
 
+use super::detectors;
 use crate::args::Eval;
 use crate::device::open_device;
 use crate::model::{foal_info, known_looks, load, world_of};
 use crate::world::write_aside;
 
-/// Sizes of the clips; the first counts double.
-const SIZES: [(usize, usize); 4] = [(160, 96), (160, 96), (128, 80), (224, 128)];
+/// A size beside the model's own, so that smaller pictures are not strange.
+const SMALL: PixelSize = PixelSize::new(224, 128);
 /// Their length.
 const FRAMES: usize = 49;
 
@@ -30,19 +31,24 @@ struct Recipe {
 
 /// Fits detectors to clips of the world, half of them through the model's autoencoders, and writes them to `file`.
 pub fn run(args: &Eval, file: &Path, (progress, cancel): (&dyn Progress, &Cancel)) -> Result<()> {
+    let sizes = sizes(args)?;
     let worlds = worlds(args)?.into_iter().map(|world| WorldConfig {
-        sizes: SIZES.map(|(w, h)| PixelSize::new(w, h)).to_vec(),
+        sizes: sizes.clone(),
         frames: vec![FRAMES],
         ..world
     });
+    let worlds: Vec<_> = worlds.collect();
+    let families: Vec<_> = worlds.iter().flat_map(|w| w.families.clone()).collect();
+    let kept = args.keep_networks.then(|| detectors(args, &families));
+    let kept = kept.transpose()?;
     let model = load(args.model.as_deref(), &open_device(args.device)?)?;
     let coding = |clip: &Clip| reconstruct(&model, clip).map_err(Into::into);
     let course = Course {
-        worlds: worlds.collect(),
+        worlds,
         coding: &coding,
     };
     let effort = Effort::of_clips(args.fitting_clips);
-    let Some(detectors) = Detectors::fit(&course, effort, progress, cancel)? else {
+    let Some(detectors) = Detectors::fit(&course, effort, kept, (progress, cancel))? else {
         return Err(EngineError::Cancelled.into());
     };
     let fitted = &detectors.fitted;
@@ -62,6 +68,17 @@ pub fn run(args: &Eval, file: &Path, (progress, cancel): (&dyn Progress, &Cancel
     write_aside(file, &detectors.to_bytes()?)?;
     progress.note(&format!("wrote {}", file.display()));
     Ok(())
+}
+
+/// Sizes of the clips, of which one is drawn for each: what the model makes, half of them 16:9. How sharp a picture is
+/// tells its look, and is another at every size.
+fn sizes(args: &Eval) -> Result<Vec<PixelSize>> {
+    let resolution = match args.resolution {
+        Some(resolution) => resolution,
+        None => foal_info(args.model.as_deref())?.resolution()?,
+    };
+    let [wide, tall, ..] = Ratio::ALL.map(|ratio| resolution.size(ratio));
+    Ok(vec![wide, wide, tall, SMALL])
 }
 
 /// Those of the recipe, or the model's own.

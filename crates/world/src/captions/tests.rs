@@ -73,6 +73,47 @@ fn captions_mention_no_other_colour() {
 }
 
 #[test]
+fn the_general_word_leaves_the_subject_open() {
+    let mut open = 0;
+    every_caption(Split::Train, 120, |a, caption| {
+        let told = caption.mentions.iter().any(|m| m == "subject");
+        let kinds = match (a.family.as_str(), caption.lang.as_str()) {
+            ("ball", "en") => &["basketball", "rubber", "steel", "metal", "glass"][..],
+            ("ball", "zh") => &["篮球", "橡皮", "橡胶", "钢球", "金属球", "玻璃"],
+            ("face", "en") => &[" man", " woman", " child", " men", " women"],
+            ("face", "zh") => &["男人", "女人", "孩"],
+            _ => return assert!(told, "{caption:?}"),
+        };
+        // Sounds and voices also tell what it is.
+        if !caption.mentions.iter().any(|m| m == "sound") {
+            let named = kinds.iter().any(|kind| caption.text.contains(kind));
+            assert_eq!(named, told, "{caption:?}");
+        }
+        open += usize::from(!told);
+    });
+    assert!(open > 20, "{open}");
+}
+
+#[test]
+fn speech_is_told_with_marks_and_without() {
+    let marked = |split| {
+        let (mut with, mut without, mut wordless) = (0, 0, 0);
+        every_caption(split, 120, |a, caption| {
+            let Some(phrase) = &a.phrase else { return };
+            let quoted = [format!("\"{phrase}\""), format!("“{phrase}”")];
+            match caption.text.to_lowercase().contains(&phrase.to_lowercase()) {
+                true if quoted.iter().any(|q| caption.text.contains(q)) => with += 1,
+                true => without += 1,
+                false => wordless += 1,
+            }
+        });
+        [with, without, wordless]
+    };
+    assert!(marked(Split::Train).iter().all(|n| *n > 20));
+    assert_eq!(marked(Split::Heldout)[1..], [0, 0]);
+}
+
+#[test]
 fn long_captions_tell_more() {
     every_caption(Split::Train, 40, |_, caption| match caption.length {
         Length::Long => assert!(caption.mentions.len() >= 4, "{caption:?}"),
