@@ -200,11 +200,6 @@ fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) -> Result<()> {
             words.join(", "),
         ));
     }
-    if let Some(word) = gallop_world::unmarked_speech(prompt, &world).first() {
-        progress.note(&format!(
-            "warning: what is said stands in quotation marks: \"{word} ..\", not {word} .."
-        ));
-    }
     if plan.request.duration > info.trained.seconds + 1e-9 {
         progress.note(&format!(
             "warning: {} was trained on clips of up to {} s; {} s is beyond what it knows",

@@ -20,6 +20,8 @@ const COARSE: PixelSize = PixelSize::new(6, 4);
 pub(crate) const HUES: usize = 18;
 /// Bins of gradient magnitude.
 const EDGES: usize = 10;
+/// The same, in the small picture.
+const SHADES: usize = 14;
 /// Things that are looked at, at most, and cut-outs of each.
 const THINGS: usize = 6;
 const CUTS: usize = 8;
@@ -100,6 +102,7 @@ fn picture(clip: &Clip, moving: &Moving) -> Vec<f32> {
     let mut out = Vec::new();
     for (index, frame) in moments(clip) {
         out.extend(edges(frame));
+        out.extend(shades(&moving.rgb[index]));
         out.extend(histogram(&moving.rgb[index]));
     }
     out
@@ -170,6 +173,24 @@ fn edges(frame: &Frame) -> Vec<f32> {
     }
     let n = (w.max(2) - 1) as f32 * (h.max(2) - 1) as f32;
     bins.iter().chain(&flat).map(|b| (b / n).sqrt()).collect()
+}
+
+/// How shaded the picture is: gradients of the small picture, in which what coding adds has gone, as square roots of
+/// shares.
+fn shades(rgb: &[Plane; 3]) -> Vec<f32> {
+    let plane = luma(rgb);
+    let (w, h) = (plane.size.width, plane.size.height);
+    let mut bins = [0.0f32; SHADES];
+    for y in 0..h.saturating_sub(1) {
+        for x in 0..w.saturating_sub(1) {
+            let at = |x: usize, y: usize| plane.values[y * w + x];
+            let (right, down) = (at(x + 1, y) - at(x, y), at(x, y + 1) - at(x, y));
+            let bin = (right.hypot(down) * 1024.0 + 1.0).log2() * 1.5;
+            bins[(bin as usize).min(SHADES - 1)] += 1.0;
+        }
+    }
+    let n = (w.max(2) - 1) as f32 * (h.max(2) - 1) as f32;
+    bins.iter().map(|b| (b / n).sqrt()).collect()
 }
 
 /// Shares of hues, black, grey and white; square roots.

@@ -62,7 +62,6 @@ mod world;
 pub use attributes::{Attributes, Camera, Colour, Direction, Look, Size, TimeOfDay, Weather, pick};
 pub use captions::{
     Caption, HeldoutPrompt, Length, captions, heldout_prompts, languages, unknown_words,
-    unmarked_speech,
 };
 pub use error::WorldError;
 pub use families::Ball;

@@ -9,7 +9,7 @@ mod prompts;
 mod vocabulary;
 
 pub use prompts::{HeldoutPrompt, heldout_prompts};
-pub use vocabulary::{unknown_words, unmarked_speech};
+pub use vocabulary::unknown_words;
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::lexicon;
 use crate::world::WorldConfig;
 
-/// The words of `prompt` that no caption of a clip of `world` has, once each: first those that tell, then those in quotation
-/// marks, which are said and may also be any that the world's faces say.
+/// The words of `prompt` that no caption of a clip of `world` has, once each: first those that tell, then those that are
+/// said, which may also be any that the world's faces say.
 ///
 /// A word for what the world never shows is known only within a longer phrase of its captions: "a small room" does not make
 /// small things known. Words of alphabets are compared whole; runs of Han characters are read from the left by the
@@ -27,7 +27,7 @@ pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
         .filter(|literal| literal.iter().any(|word| excluded.contains(word)))
         .collect();
     let mut known: BTreeSet<String> = literals.iter().flatten().cloned().collect();
-    let (told, said) = without_quotes(prompt);
+    let (told, said) = told_and_said(prompt);
     let mut unknown = unknown_among(&without_phrases(runs(&told), &phrases), &|word| {
         known.contains(word) && !excluded.contains(word)
     });
@@ -36,14 +36,6 @@ pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
     let mut seen = BTreeSet::new();
     unknown.retain(|w| seen.insert(w.clone()));
     unknown
-}
-
-/// The words of `prompt` that stand outside quotation marks but are only ever said: speech whose marks were left out.
-pub fn unmarked_speech(prompt: &str, world: &WorldConfig) -> Vec<String> {
-    let said = said_words(world);
-    let mut words = unknown_words(&without_quotes(prompt).0, world);
-    words.retain(|word| said.contains(word));
-    words
 }
 
 /// The words that the faces of `world` say.
@@ -79,24 +71,44 @@ fn without_phrases(mut runs: Vec<String>, phrases: &[&Vec<String>]) -> Vec<Strin
     runs
 }
 
-/// What of `prompt` is outside of quotation marks, and what is inside.
-fn without_quotes(prompt: &str) -> (String, String) {
-    let (mut outside, mut inside, mut quoted) = (String::new(), String::new(), false);
-    for c in prompt.chars() {
-        quoted = match c {
-            '"' => !quoted,
-            '“' | '「' | '『' | '«' => true,
-            '”' | '」' | '』' | '»' => false,
-            _ => {
-                if quoted { &mut inside } else { &mut outside }.push(c);
-                continue;
+/// What of `prompt` tells, and what is said in it: what stands in quotation marks, or after "says" up to the next mark.
+fn told_and_said(prompt: &str) -> (String, String) {
+    let (mut told, mut said) = (String::new(), String::new());
+    let (mut quoted, mut reported) = (false, false);
+    let mut word = String::new();
+    for (at, c) in prompt.char_indices() {
+        let was = (quoted, reported);
+        match c {
+            '"' => quoted = !quoted,
+            '“' | '「' | '『' | '«' => quoted = true,
+            '”' | '」' | '』' | '»' => quoted = false,
+            '.' | ',' | ';' | ':' | '!' | '?' | '。' | '，' | '；' | '：' | '！' | '？' => {
+                reported = false;
             }
-        };
-        // Words on both sides of a mark stay apart.
-        outside.push(' ');
-        inside.push(' ');
+            // "说话" is to talk.
+            '说' if !quoted => reported = !prompt[at..].starts_with("说话"),
+            _ => {}
+        }
+        if c.is_alphabetic() {
+            word.extend(c.to_lowercase());
+        } else {
+            reported |= !quoted && ["say", "says", "saying"].contains(&word.as_str());
+            word.clear();
+        }
+        if (quoted, reported) == was {
+            if quoted || reported {
+                &mut said
+            } else {
+                &mut told
+            }
+            .push(c);
+        } else {
+            // Words on both sides stay apart; the verb itself tells.
+            told.push(if c.is_alphanumeric() { c } else { ' ' });
+            said.push(' ');
+        }
     }
-    (outside, inside)
+    (told, said)
 }
 
 /// Known as it is, or in its singular or base form.
