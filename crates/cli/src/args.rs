@@ -294,8 +294,8 @@ pub struct Eval {
     /// Rendered clips that --fit learns from: more is surer and slower
     #[arg(long, value_name = "N", default_value_t = 1600, requires = "fit")]
     pub fitting_clips: usize,
-    /// Of the detectors, --fit learns anew only what lists of numbers tell (count, direction, look, camera), in a tenth of
-    /// the time; the networks stay
+    /// Of the detectors, --fit learns anew only what lists of numbers tell (count, direction, look, camera); the networks
+    /// stay
     #[arg(long, requires = "fit")]
     pub keep_networks: bool,
     /// Leave out the clips of untrained weights (the floor)

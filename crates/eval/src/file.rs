@@ -16,7 +16,7 @@ use crate::namer::{Namer, TRUNK};
 use crate::net::{Layer, Net};
 
 /// Changes whenever features or networks do.
-const RELEASE: u32 = 2;
+const RELEASE: u32 = 3;
 /// What the parts of the lip reader are called.
 const LIPS: [&str; 2] = ["lips_seen", "lips_heard"];
 /// The header's entry that holds the JSON.

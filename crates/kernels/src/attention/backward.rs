@@ -56,6 +56,8 @@ struct Queries {
 
 /// The gradients that one task found. Numbers of a head are filled up to what is as cheap to make.
 struct Found {
+    /// Where the tile of the first query begins that sees any of the task's keys.
+    first: usize,
     /// Tiles of `[K, QUERIES]`.
     dq: Aligned,
     /// `[keys, K]`.
@@ -214,7 +216,9 @@ impl Given<'_> {
             .for_each(|(tile, out)| {
                 for (i, found) in found.iter().enumerate() {
                     let head = i / parts;
-                    let tile = &found.dq[tile * QUERIES * rows..][..QUERIES * rows];
+                    let tile = (tile * QUERIES).checked_sub(found.first);
+                    let tile = tile.and_then(|at| found.dq.get(at * rows..(at + QUERIES) * rows));
+                    let Some(tile) = tile else { continue };
                     for (row, out) in out.chunks_exact_mut(width).enumerate() {
                         let out = &mut out[head * e.head..][..e.head];
                         for (d, o) in out.iter_mut().enumerate() {
@@ -261,8 +265,11 @@ impl Call<'_> {
     fn task(&self, head: usize, part: usize) -> Found {
         let e = self.given.extents;
         let keys = part * self.part..((part + 1) * self.part).min(e.keys);
+        let queries = self.given.plan.queries_of(&keys);
+        let first = queries.start / QUERIES * QUERIES;
         let mut found = Found {
-            dq: Aligned::zeros(e.queries.next_multiple_of(QUERIES) * self.room.rows),
+            first,
+            dq: Aligned::zeros((queries.end - first).next_multiple_of(QUERIES) * self.room.rows),
             dk: Aligned::zeros(keys.len() * self.room.columns),
             dv: Aligned::zeros(keys.len() * self.room.columns),
         };
@@ -364,7 +371,7 @@ impl Call<'_> {
         products(Block::new(&s.p, 0, 0), grad, shape, dv, Start::Add);
         let dk = (found.dk[rows].as_mut_ptr(), columns);
         products(Block::new(&s.ds, 0, 0), q, shape, dk, Start::Add);
-        let at = query / QUERIES * QUERIES * deep + query % QUERIES;
+        let at = (query / QUERIES * QUERIES - found.first) * deep + query % QUERIES;
         let dq = (found.dq[at..].as_mut_ptr(), QUERIES);
         let k = Block::new(&keys.turned, 0, key);
         let ds = Block::new(&s.turned, 0, 0);

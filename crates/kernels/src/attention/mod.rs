@@ -55,6 +55,15 @@ impl AttentionPlan {
         }
     }
 
+    /// From the first query that sees any of `keys` to the last one.
+    fn queries_of(&self, keys: &Range<usize>) -> Range<usize> {
+        let sees = |range: &Range<usize>| range.start < keys.end && keys.start < range.end;
+        let blocks = self.blocks.iter().filter(|b| b.k.iter().any(sees));
+        let found = blocks.map(|b| b.q.clone()).filter(|q| !q.is_empty());
+        let union = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
+        found.reduce(union).unwrap_or(0..0)
+    }
+
     fn check(&self, e: Extents) -> Result<()> {
         let scaled = self.scale > 0.0 || self.blocks.is_empty();
         if !scaled || self.softcap.is_some_and(|c| c <= 0.0) {

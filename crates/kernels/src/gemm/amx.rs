@@ -42,7 +42,6 @@ const CONFIG: Config = {
 };
 
 /// Sums of a tile that wait for the next part of their depth.
-#[derive(Clone)]
 #[repr(align(64))]
 struct Sums([f32; LEFT * RIGHT]);
 
@@ -67,7 +66,7 @@ pub unsafe fn block(
     let (rows, cols) = (m.div_ceil(LEFT), n.div_ceil(RIGHT));
     let by_rows = cols >= rows && n * k * size_of::<u16>() <= RIGHT_BYTES;
     let (outer, inner) = if by_rows { (rows, cols) } else { (cols, rows) };
-    let mut waiting = vec![Sums([0.0; LEFT * RIGHT]); if parts > 1 { inner } else { 0 }];
+    let mut waiting = Box::<[Sums]>::new_uninit_slice(if parts > 1 { inner } else { 0 });
     // SAFETY: as the caller promises; the bias is written before the tiles are added to it.
     unsafe {
         let add = start.prepare([m, n, k], c);
@@ -85,7 +84,7 @@ pub unsafe fn block(
                     let own = c.0.add(row * LEFT * c.1 + col * RIGHT);
                     let sums = waiting
                         .get_mut(i)
-                        .map_or(std::ptr::null_mut(), |sums| sums.0.as_mut_ptr());
+                        .map_or(std::ptr::null_mut(), |sums| sums.as_mut_ptr().cast::<f32>());
                     let tile = Tile {
                         size: [LEFT.min(m - row * LEFT), RIGHT.min(n - col * RIGHT)],
                         from: match part {
