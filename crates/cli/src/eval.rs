@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use gallop_core::{Audio, Cancel, Clip, ClipShape, Frame, Plan, Progress, Request, UserError};
+use gallop_core::{
+    Audio, Cancel, Clip, ClipShape, Frame, Plan, Progress, Request, Resolution, UserError,
+};
 use gallop_engine::{
     Foal, FoalInfo, Trained, chunk_starts, generate, latent_starts, reconstruct, sound_for,
 };
@@ -138,13 +140,18 @@ fn looks(args: &Eval, detectors: &Detectors, trained: &Trained) -> Result<Vec<Lo
     known_looks(&names)
 }
 
+/// The one asked for, or the model's own.
+fn resolution(args: &Eval, info: &FoalInfo) -> Result<Resolution> {
+    Ok(args.resolution.map_or_else(|| info.resolution(), Ok)?)
+}
+
 /// What all clips have in common; prompt and seed change from one to the next.
 fn plan(args: &Eval, info: &FoalInfo) -> Result<Plan> {
     let request = Request {
         prompt: "any".into(),
         duration: args.duration,
         ratio: args.ratio,
-        resolution: args.resolution.map_or_else(|| info.resolution(), Ok)?,
+        resolution: resolution(args, info)?,
         seed: 0,
         steps: args.steps.unwrap_or(info.sampling.num_steps),
         guidance: info.sampling.guidance,

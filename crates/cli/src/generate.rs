@@ -180,8 +180,7 @@ fn seed(args: &Generate) -> u64 {
 
 /// Says what the model will not understand or was not made for; it is tried all the same.
 fn warn(plan: &Plan, info: &FoalInfo, progress: &dyn Progress) -> Result<()> {
-    let (prompt, world) = (&plan.request.prompt, world_of(&info.trained)?);
-    let unknown = gallop_world::unknown_words(prompt, &world);
+    let unknown = gallop_world::unknown_words(&plan.request.prompt, &world_of(&info.trained)?);
     if !unknown.is_empty() {
         let words = unknown
             .iter()

@@ -153,40 +153,45 @@ fn moments(clip: &Clip) -> impl Iterator<Item = (usize, &Frame)> {
 
 /// How sharp, grainy and blocky the picture is: gradients at full size, as square roots of shares.
 fn edges(frame: &Frame) -> Vec<f32> {
-    let plane = luma(&shrink(frame, frame.size));
-    let (w, h) = (plane.size.width, plane.size.height);
-    let mut bins = [0.0f32; 2 * EDGES];
-    let mut flat = [0.0f32; 4];
-    for y in 0..h.saturating_sub(1) {
-        for x in 0..w.saturating_sub(1) {
-            let here = plane.values[y * w + x];
-            let right = (plane.values[y * w + x + 1] - here).abs();
-            let down = (plane.values[(y + 1) * w + x] - here).abs();
-            let bin = |d: f32| (((d * 255.0 + 1.0).log2() * 1.25) as usize).min(EDGES - 1);
+    // Those to the right, those down, and edges by their column.
+    let mut bins = [0.0f32; 2 * EDGES + 4];
+    let bin = |d: f32| (((d * 255.0 + 1.0).log2() * 1.25) as usize).min(EDGES - 1);
+    slopes(
+        &luma(&shrink(frame, frame.size)),
+        &mut bins,
+        |bins, x, slope| {
+            let [right, down] = slope.map(f32::abs);
             bins[bin(right)] += 1.0;
             bins[EDGES + bin(down)] += 1.0;
             // Square pixels leave edges only on the lines of their grid.
             if right > 0.02 {
-                flat[x % 4] += 1.0;
+                bins[2 * EDGES + x % 4] += 1.0;
             }
-        }
-    }
-    let n = (w.max(2) - 1) as f32 * (h.max(2) - 1) as f32;
-    bins.iter().chain(&flat).map(|b| (b / n).sqrt()).collect()
+        },
+    )
 }
 
 /// How shaded the picture is: gradients of the small picture, in which what coding adds has gone, as square roots of
 /// shares.
 fn shades(rgb: &[Plane; 3]) -> Vec<f32> {
-    let plane = luma(rgb);
+    slopes(&luma(rgb), &mut [0.0; SHADES], |bins, _, [right, down]| {
+        let bin = (right.hypot(down) * 1024.0 + 1.0).log2() * 1.5;
+        bins[(bin as usize).min(SHADES - 1)] += 1.0;
+    })
+}
+
+/// Tallies how much each pixel's right and lower neighbours differ from it, by its column: bins as square roots of shares.
+fn slopes(
+    plane: &Plane,
+    bins: &mut [f32],
+    tally: impl Fn(&mut [f32], usize, [f32; 2]),
+) -> Vec<f32> {
     let (w, h) = (plane.size.width, plane.size.height);
-    let mut bins = [0.0f32; SHADES];
     for y in 0..h.saturating_sub(1) {
         for x in 0..w.saturating_sub(1) {
             let at = |x: usize, y: usize| plane.values[y * w + x];
-            let (right, down) = (at(x + 1, y) - at(x, y), at(x, y + 1) - at(x, y));
-            let bin = (right.hypot(down) * 1024.0 + 1.0).log2() * 1.5;
-            bins[(bin as usize).min(SHADES - 1)] += 1.0;
+            let here = at(x, y);
+            tally(bins, x, [at(x + 1, y) - here, at(x, y + 1) - here]);
         }
     }
     let n = (w.max(2) - 1) as f32 * (h.max(2) - 1) as f32;

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use gallop_core::{Cancel, Clip, PixelSize, Progress, Ratio, UserError};
-use gallop_engine::{EngineError, reconstruct};
+use gallop_core::{Cancel, Clip, PixelSize, Progress, Ratio, Resolution, UserError};
+use gallop_engine::{EngineError, Trained, reconstruct};
 use gallop_eval::{Course, Detectors, Effort};
 use gallop_train::{WorldRecipe, read_recipe};
 use gallop_world::{Look, Split, WorldConfig};
 use serde::Deserialize;
 
-use super::detectors;
+use super::{detectors, resolution};
 use crate::args::Eval;
 use crate::device::open_device;
 use crate::model::{foal_info, known_looks, load, world_of};
@@ -31,12 +31,15 @@ struct Recipe {
 
 /// Fits detectors to clips of the world, half of them through the model's autoencoders, and writes them to `file`.
 pub fn run(args: &Eval, file: &Path, (progress, cancel): (&dyn Progress, &Cancel)) -> Result<()> {
-    let sizes = sizes(args)?;
-    let worlds = worlds(args)?.into_iter().map(|world| WorldConfig {
-        sizes: sizes.clone(),
-        frames: vec![FRAMES],
-        ..world
-    });
+    let info = foal_info(args.model.as_deref())?;
+    let sizes = sizes(resolution(args, &info)?);
+    let worlds = worlds(args, &info.trained)?
+        .into_iter()
+        .map(|world| WorldConfig {
+            sizes: sizes.clone(),
+            frames: vec![FRAMES],
+            ..world
+        });
     let worlds: Vec<_> = worlds.collect();
     let families: Vec<_> = worlds.iter().flat_map(|w| w.families.clone()).collect();
     let kept = args.keep_networks.then(|| detectors(args, &families));
@@ -72,17 +75,13 @@ pub fn run(args: &Eval, file: &Path, (progress, cancel): (&dyn Progress, &Cancel
 
 /// Sizes of the clips, of which one is drawn for each: what the model makes, half of them 16:9. How sharp a picture is
 /// tells its look, and is another at every size.
-fn sizes(args: &Eval) -> Result<Vec<PixelSize>> {
-    let resolution = match args.resolution {
-        Some(resolution) => resolution,
-        None => foal_info(args.model.as_deref())?.resolution()?,
-    };
+fn sizes(resolution: Resolution) -> Vec<PixelSize> {
     let [wide, tall, ..] = Ratio::ALL.map(|ratio| resolution.size(ratio));
-    Ok(vec![wide, wide, tall, SMALL])
+    vec![wide, wide, tall, SMALL]
 }
 
 /// Those of the recipe, or the model's own.
-fn worlds(args: &Eval) -> Result<Vec<WorldConfig>> {
+fn worlds(args: &Eval, trained: &Trained) -> Result<Vec<WorldConfig>> {
     if let Some(path) = &args.recipe {
         let recipe: Recipe = read_recipe(path)?;
         if recipe.worlds.is_empty() {
@@ -92,14 +91,13 @@ fn worlds(args: &Eval) -> Result<Vec<WorldConfig>> {
         let worlds = recipe.worlds.iter();
         return Ok(worlds.map(|world| world.config(Split::Train)).collect());
     }
-    let trained = foal_info(args.model.as_deref())?.trained;
     let looks = match (args.look.as_slice(), trained.looks.as_slice()) {
         ([], []) => Look::ALL.to_vec(),
         ([], names) | (names, _) => known_looks(names)?,
     };
     let own = WorldConfig {
         looks,
-        ..world_of(&trained)?
+        ..world_of(trained)?
     };
     Ok(vec![own])
 }

@@ -31,17 +31,12 @@ pub fn unknown_words(prompt: &str, world: &WorldConfig) -> Vec<String> {
     let mut unknown = unknown_among(&without_phrases(runs(&told), &phrases), &|word| {
         known.contains(word) && !excluded.contains(word)
     });
-    known.extend(said_words(world));
+    let words = lexicon::all().iter().flat_map(|l| l.said(world));
+    known.extend(words.flat_map(runs));
     unknown.extend(unknown_among(&runs(&said), &|word| known.contains(word)));
     let mut seen = BTreeSet::new();
     unknown.retain(|w| seen.insert(w.clone()));
     unknown
-}
-
-/// The words that the faces of `world` say.
-fn said_words(world: &WorldConfig) -> BTreeSet<String> {
-    let said = lexicon::all().iter().flat_map(|l| l.said(world));
-    said.flat_map(runs).collect()
 }
 
 fn unknown_among(runs: &[String], known: &dyn Fn(&str) -> bool) -> Vec<String> {
