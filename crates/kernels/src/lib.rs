@@ -31,7 +31,7 @@ pub use activation::{
 pub use adam::{AdamStep, adam_on_gpu, sum_in_parts};
 pub use attention::{AttentionBlock, AttentionPlan, SelfAttention, attention, self_attention};
 pub use branch::{AttentionWeights, BranchMatrix, MlpBranch, attention_branch, mlp_branch};
-pub use conv::{ConvSpec, Padding, conv};
+pub use conv::{ConvSpec, Padding, conv, conv_backward, conv_to_bf16};
 pub use device::{
     DeviceMemory, cuda_device, device_memory, device_name, forget_peak, fused_attention,
 };
@@ -39,7 +39,7 @@ pub use frames::{frames, overlap_add};
 pub use frozen::{Frozen, Numbers};
 pub use gemm::Precision;
 pub use isa::{Isa, UnsupportedIsa, isa, set_isa};
-pub use linear::{linear, linear_frozen};
+pub use linear::{linear, linear_backward, linear_frozen, linear_to_bf16};
 pub use memory::{LineAllocator, keep_freed_memory};
 pub use norm::{Then, layer_norm, rms_norm, rms_norm_for_product, rms_norm_then};
 pub use resample::upsample_nearest;

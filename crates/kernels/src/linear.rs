@@ -1,26 +1,32 @@
 //! Linear maps whose weights depend on the row.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use std::ops::Range;
+
+use candle_core::op::BackpropOp;
+use candle_core::{
+    CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail,
+};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::frozen::Frozen;
 use crate::gemm::eight::Eight;
-use crate::gemm::product::{Product, run};
+use crate::gemm::product::{Output, Product, Stored, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::{Kernel, Packed, Precision, Side};
 use crate::memory::{filled, zeros};
 use crate::rows::parts;
 use crate::segments::Segments;
-use crate::storage::{data, floats, with_data, with_floats};
+use crate::storage::{data, floats, with_data};
 
 /// `y[l] = W_g x[l] + b_g`, where g is the group of row l. Rows in no segment give zeros.
 ///
 /// # Shapes
 /// x `[L, in]`; w `[G * out, in]`, the groups stacked along the rows, f32 or bf16; bias `[G * out]` -> `[L, out]`.
-/// All but w are f32; on a GPU x may be bf16, as the operations `.._for_product` give it.
+/// x is f32 or bf16, as is its gradient; the bias and y are f32 ([`linear_to_bf16`]: bf16).
 ///
 /// # Errors
-/// If the shapes do not agree, G is less than `segments.groups()`, or a tensor is not on the CPU.
+/// If the shapes do not agree, or G is less than `segments.groups()`.
 pub fn linear(
     x: &Tensor,
     w: &Tensor,
@@ -28,6 +34,70 @@ pub fn linear(
     segments: &Segments,
     precision: Precision,
 ) -> Result<Tensor> {
+    apply(x, w, bias, (segments, precision), DType::F32)
+}
+
+/// [`linear`] with sums of f32 that are rounded to bf16, to nearest even, when they are whole, and a gradient in bf16: half
+/// the bytes that are moved.
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_to_bf16(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    segments: &Segments,
+    precision: Precision,
+) -> Result<Tensor> {
+    apply(x, w, bias, (segments, precision), DType::BF16)
+}
+
+/// The gradients of x, w and the bias, if there is one, out of that of the result of [`linear`] or [`linear_to_bf16`]: in bf16
+/// where x or w are. For those who keep no tape (candle's adds each gradient to zeros, which takes as long again).
+///
+/// # Errors
+/// As [`linear`]; in [`Precision::Fp8`] there are none.
+pub fn linear_backward(
+    [x, w, grad]: [&Tensor; 3],
+    bias: Option<&Tensor>,
+    segments: &Segments,
+    precision: Precision,
+) -> Result<[Option<Tensor>; 3]> {
+    let output = check(x, w, segments)? / segments.groups();
+    if grad.dims() != [x.dim(0)?, output] {
+        bail!("linear: a gradient {:?} of {output} outputs", grad.dims());
+    }
+    let op = Linear {
+        segments: segments.clone(),
+        precision,
+        result: grad.dtype(),
+    };
+    op.gradients([x, w, grad], bias, [true; 2])
+}
+
+fn apply(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    (segments, precision): (&Segments, Precision),
+    result: DType,
+) -> Result<Tensor> {
+    let stacked = check(x, w, segments)?;
+    let op = Linear {
+        segments: segments.clone(),
+        precision,
+        result,
+    };
+    let (x, w) = (x.contiguous()?, w.contiguous()?);
+    match bias {
+        None => x.apply_op2(&w, op),
+        Some(b) if b.dims() == [stacked] => x.apply_op3(&w, &b.contiguous()?, op),
+        Some(b) => bail!("linear: bias {:?} for weights {:?}", b.dims(), w.dims()),
+    }
+}
+
+/// The rows of w, if the shapes agree.
+fn check(x: &Tensor, w: &Tensor, segments: &Segments) -> Result<usize> {
     let (rows, input) = x.dims2()?;
     let (stacked, columns) = w.dims2()?;
     if columns != input || stacked % segments.groups() != 0 || segments.end() > rows {
@@ -39,16 +109,7 @@ pub fn linear(
             segments.end()
         );
     }
-    let op = Linear {
-        segments: segments.clone(),
-        precision,
-    };
-    let (x, w) = (x.contiguous()?, w.contiguous()?);
-    match bias {
-        None => x.apply_op2(&w, op),
-        Some(b) if b.dims() == [stacked] => x.apply_op3(&w, &b.contiguous()?, op),
-        Some(b) => bail!("linear: bias {:?} for weights {:?}", b.dims(), w.dims()),
-    }
+    Ok(stacked)
 }
 
 /// [`linear`] without a bias over weights that are not trained and not in a tensor: they are read where they lie,
@@ -82,15 +143,18 @@ pub fn linear_frozen(
     let op = Linear {
         segments: segments.clone(),
         precision,
+        result: DType::F32,
     };
     let e = op.extents(&[rows, input], &[stacked]);
-    let y = with_floats(x, |x| Ok(op.forward(x, w.data, None, e)))?;
+    let y = with_data(x, |x| Ok(op.forward::<f32>(x, w.data, None, e)))?;
     Tensor::from_vec(y, (rows, e.output), x.device())
 }
 
 struct Linear {
     segments: Segments,
     precision: Precision,
+    /// f32 or bf16.
+    result: DType,
 }
 
 /// Extents of one call: rows, inputs, outputs a group.
@@ -110,23 +174,42 @@ impl Linear {
         }
     }
 
-    fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<f32> {
+    /// The result, as it is stored.
+    fn run(&self, x: Data, w: Data, bias: Option<&[f32]>, e: Extents) -> CpuStorage {
+        match self.result {
+            DType::BF16 => Stored::storage(self.forward::<bf16>(x, w, bias, e)),
+            _ => Stored::storage(self.forward::<f32>(x, w, bias, e)),
+        }
+    }
+
+    fn forward<T: Stored>(&self, x: Data, w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<T> {
         if self.precision == Precision::Fp8 {
             return self.forward_eight(x, w, bias, e);
         }
         let bias = |group: usize| bias.map(|b| &b[group * e.output..][..e.output]);
-        self.by_rows((x, e.input), e.output, bias, |group| {
+        self.by_rows((x, e.rows, e.input), e.output, bias, |group| {
             Operand::by_rows(group_of(w, group, e))
         })
     }
 
     /// In 8-bit floats: their products are exact in bf16 as they are, and are scaled afterwards.
-    fn forward_eight(&self, x: &[f32], w: Data, bias: Option<&[f32]>, e: Extents) -> Vec<f32> {
+    fn forward_eight<T: Stored>(
+        &self,
+        x: Data,
+        w: Data,
+        bias: Option<&[f32]>,
+        e: Extents,
+    ) -> Vec<T> {
         let outputs = self.segments.groups() * e.output;
-        let x = Eight::new(Data::F32(x), e.rows, e.input);
+        let x = Eight::new(x, e.rows, e.input);
         let w = Eight::new(w, outputs, e.input);
         let operand = |group: usize| w.operand(group * e.output..(group + 1) * e.output, e.input);
-        let mut y = self.by_rows((&x.numbers, e.input), e.output, |_| None, operand);
+        let mut y: Vec<f32> = self.by_rows(
+            (Data::F32(&x.numbers), e.rows, e.input),
+            e.output,
+            |_| None,
+            operand,
+        );
         let all = parts(&self.segments, e.output, &mut y);
         all.into_par_iter().for_each(|part| {
             let columns = part.group * e.output..(part.group + 1) * e.output;
@@ -141,7 +224,7 @@ impl Linear {
                 }
             }
         });
-        y
+        T::rounded(y)
     }
 
     /// An error if gradients are wanted in a precision that has none.
@@ -153,9 +236,9 @@ impl Linear {
     }
 
     /// dX = dY W.
-    fn grad_x(&self, grad: &[f32], w: Data, e: Extents) -> Vec<f32> {
+    fn grad_x<T: Stored>(&self, grad: Data, w: Data, e: Extents) -> Vec<T> {
         self.by_rows(
-            (grad, e.output),
+            (grad, e.rows, e.output),
             e.input,
             |_| None,
             |group| Operand::by_columns(group_of(w, group, e)),
@@ -163,13 +246,13 @@ impl Linear {
     }
 
     /// Each row of `x`, of `width` numbers, times the matrix of its group.
-    fn by_rows<'a>(
+    fn by_rows<'a, T: Stored>(
         &self,
-        (x, width): (&'a [f32], usize),
+        (x, rows, width): (Data<'a>, usize, usize),
         output: usize,
         bias: impl Fn(usize) -> Option<&'a [f32]>,
         weights: impl Fn(usize) -> Operand<'a>,
-    ) -> Vec<f32> {
+    ) -> Vec<T> {
         let kernel = Kernel::new(self.precision);
         let packed: Vec<Option<Packed>> = (0..self.segments.groups())
             .map(|g| {
@@ -178,13 +261,13 @@ impl Linear {
                 whole.then(|| Packed::whole(kernel, Side::Right, &operand))
             })
             .collect();
-        let fill = |y: &mut [f32]| {
+        let fill = |y: &mut [T]| {
             let products: Vec<Product> = (self.segments.parts().iter())
                 .map(|(rows, group)| Product {
-                    a: Operand::by_rows(rows_of(x, rows.start, rows.len(), width)),
+                    a: Operand::by_rows(matrix(x.rows(rows.clone(), width), rows.len(), width)),
                     b: weights(*group),
                     packed: packed[*group].as_ref(),
-                    c: y[rows.start * output..].as_mut_ptr(),
+                    c: T::output(y[rows.start * output..].as_mut_ptr()),
                     ldc: output,
                     bias: bias(*group),
                 })
@@ -192,12 +275,11 @@ impl Linear {
             // SAFETY: segments are disjoint rows of y.
             unsafe { run(kernel, &products) };
         };
-        let rows = x.len() / width.max(1);
         if self.segments.covers(rows) {
             // SAFETY: every row is in a segment.
             return unsafe { filled(rows * output, fill) };
         }
-        let mut y = zeros(rows * output);
+        let mut y = vec![T::ZERO; rows * output];
         fill(&mut y);
         y
     }
@@ -207,79 +289,112 @@ impl Linear {
         self.segments.of_group(group).count() > 1
     }
 
-    fn grad_bias(&self, grad: &[f32], output: usize) -> Vec<f32> {
-        let ranges = |g| {
-            self.segments
-                .of_group(g)
-                .map(|r| &grad[r.start * output..r.end * output])
+    fn grad_bias(&self, grad: Data, output: usize) -> Vec<f32> {
+        let of_group = |group| {
+            let ranges = self.segments.of_group(group);
+            let parts = ranges.flat_map(chunks).collect();
+            sum_rows(grad, parts, output)
         };
-        (0..self.segments.groups())
-            .flat_map(|g| {
-                sum_rows(
-                    ranges(g)
-                        .flat_map(|part| part.chunks(CHUNK * output))
-                        .collect(),
-                    output,
-                )
-            })
-            .collect()
+        (0..self.segments.groups()).flat_map(of_group).collect()
     }
 
+    /// The gradients of x and w, where they are `wanted`, and of the bias.
     fn gradients(
         &self,
-        x: &Tensor,
-        w: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        [x, w, grad]: [&Tensor; 3],
+        bias: Option<&Tensor>,
+        wanted: [bool; 2],
+    ) -> Result<[Option<Tensor>; 3]> {
+        self.check_gradients()?;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return crate::cuda::linear_backward(
+                [x, w, grad],
+                (bias, wanted),
+                &self.segments,
+                self.precision,
+            );
+        }
         let e = self.extents(x.dims(), w.dims());
-        let device = x.device();
-        with_floats(grad, |dy| {
-            let mut found = (None, None);
-            if x.track_op() {
-                let dx = with_data(w, |w| Ok(self.grad_x(dy, w, e)))?;
-                found.0 = Some(Tensor::from_vec(dx, x.dims(), device)?);
+        let mut found = [None, None, None];
+        with_data(grad, |dy| {
+            if wanted[0] {
+                let dx = with_data(w, |w| match x.dtype() {
+                    DType::BF16 => tensor_of(self.grad_x::<bf16>(dy, w, e), x),
+                    _ => tensor_of(self.grad_x::<f32>(dy, w, e), x),
+                });
+                found[0] = Some(dx?);
             }
-            if w.track_op() {
-                let dw = with_floats(x, |x| {
-                    let (dy, x) = ((Data::F32(dy), e.output), (Data::F32(x), e.input));
-                    Ok(over_rows(
-                        Kernel::new(self.precision),
-                        &self.segments,
-                        dy,
-                        x,
-                    ))
-                })?;
-                found.1 = Some(Tensor::from_vec(dw, w.dims(), device)?.to_dtype(w.dtype())?);
+            if wanted[1] {
+                let kernel = Kernel::new(self.precision);
+                let dw = with_data(x, |x| {
+                    let dw = over_rows(kernel, &self.segments, (dy, e.output), (x, e.input));
+                    stored(dw, w)
+                });
+                found[1] = Some(dw?);
             }
-            Ok(found)
-        })
+            if let Some(bias) = bias {
+                found[2] = Some(tensor_of(self.grad_bias(dy, e.output), bias)?);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
+}
+
+/// Sums as another tensor holds them: its shape, f32 or bf16.
+pub(crate) fn stored(sums: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    match like.dtype() {
+        DType::BF16 => tensor_of(<bf16 as Stored>::rounded(sums), like),
+        _ => tensor_of(sums, like),
+    }
+}
+
+/// A tensor like another one.
+pub(crate) fn tensor_of<T: Stored>(numbers: Vec<T>, like: &Tensor) -> Result<Tensor> {
+    let storage = Storage::Cpu(T::storage(numbers));
+    Ok(Tensor::from_storage(
+        storage,
+        like.dims(),
+        BackpropOp::none(),
+        false,
+    ))
 }
 
 /// Rows summed by one task of `sum_rows`.
 const CHUNK: usize = 256;
 
-/// The sum of all rows of `width` numbers in `parts`; the order of summation does not depend on the threads.
-pub(crate) fn sum_rows(parts: Vec<&[f32]>, width: usize) -> Vec<f32> {
-    let sum = |mut total: Vec<f32>, row: &[f32]| {
-        total.iter_mut().zip(row).for_each(|(t, v)| *t += v);
-        total
-    };
-    let sums: Vec<Vec<f32>> = parts
-        .into_par_iter()
-        .map(|part| part.chunks_exact(width).fold(vec![0.0; width], sum))
-        .collect();
-    sums.iter()
-        .fold(vec![0.0; width], |total, row| sum(total, row))
+/// Rows cut into those of tasks.
+pub(crate) fn chunks(rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let starts = rows.clone().step_by(CHUNK);
+    starts.map(move |first| first..(first + CHUNK).min(rows.end))
 }
 
-fn rows_of(x: &[f32], start: usize, count: usize, width: usize) -> Source<'_> {
-    Source::matrix(
-        Data::F32(&x[start * width..][..count * width]),
-        count,
-        width,
-        width,
-    )
+/// The sum of all rows, of `width` numbers, in `parts`; the order of summation does not depend on the threads.
+pub(crate) fn sum_rows(numbers: Data, parts: Vec<Range<usize>>, width: usize) -> Vec<f32> {
+    let add = |total: &mut [f32], row: &[f32]| {
+        total.iter_mut().zip(row).for_each(|(t, v)| *t += v);
+    };
+    let sum = |rows: Range<usize>| {
+        let (mut total, mut row) = (vec![0.0; width], vec![0.0; width]);
+        let source = matrix(numbers.rows(rows.clone(), width), rows.len(), width);
+        let mut at = source.at(0);
+        for _ in rows {
+            source.copy_row(&at, 0..width, &mut row);
+            source.step(&mut at);
+            add(&mut total, &row);
+        }
+        total
+    };
+    let sums: Vec<Vec<f32>> = parts.into_par_iter().map(sum).collect();
+    let mut total = vec![0.0; width];
+    sums.iter().for_each(|row| add(&mut total, row));
+    total
+}
+
+/// Adjacent rows.
+fn matrix(numbers: Data<'_>, rows: usize, width: usize) -> Source<'_> {
+    Source::matrix(numbers, rows, width, width)
 }
 
 /// `a^T b`, summed over all rows of each group, `[G * M, N]`: the gradient of a map's weights out of those of its outputs
@@ -301,7 +416,7 @@ pub(crate) fn over_rows(
         .map(|(list, sums)| Product {
             a: Operand::by_columns(listed(a, list, m)),
             b: Operand::by_columns(listed(b, list, n)),
-            c: sums.as_mut_ptr(),
+            c: Output::F32(sums.as_mut_ptr()),
             ldc: n,
             bias: None,
             packed: None,
@@ -324,7 +439,7 @@ fn listed<'a>(data: Data<'a>, list: &'a [u32], width: usize) -> Source<'a> {
 
 fn group_of(w: Data<'_>, group: usize, e: Extents) -> Source<'_> {
     let rows = group * e.output..(group + 1) * e.output;
-    Source::matrix(w.rows(rows, e.input), e.output, e.input, e.input)
+    matrix(w.rows(rows, e.input), e.output, e.input)
 }
 
 impl CustomOp2 for Linear {
@@ -340,8 +455,8 @@ impl CustomOp2 for Linear {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let e = self.extents(lx.dims(), lw.dims());
-        let y = self.forward(floats(x, lx)?, data(w, lw)?, None, e);
-        Ok((CpuStorage::F32(y), (e.rows, e.output).into()))
+        let y = self.run(data(x, lx)?, data(w, lw)?, None, e);
+        Ok((y, (e.rows, e.output).into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -355,7 +470,7 @@ impl CustomOp2 for Linear {
         let segments = &self.segments;
         let y = crate::cuda::linear((x, lx), (w, lw), None, segments, self.precision)?;
         let e = self.extents(lx.dims(), lw.dims());
-        Ok((y, (e.rows, e.output).into()))
+        crate::cuda::stored((y, (e.rows, e.output).into()), self.result)
     }
 
     fn bwd(
@@ -365,14 +480,9 @@ impl CustomOp2 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.check_gradients()?;
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            let [dx, dw, _] =
-                crate::cuda::linear_backward([x, w, grad], None, &self.segments, self.precision)?;
-            return Ok((dx, dw));
-        }
-        self.gradients(x, w, grad)
+        let wanted = [x, w].map(Tensor::track_op);
+        let [dx, dw, _] = self.gradients([x, w, grad], None, wanted)?;
+        Ok((dx, dw))
     }
 }
 
@@ -391,8 +501,8 @@ impl CustomOp3 for Linear {
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let e = self.extents(lx.dims(), lw.dims());
-        let y = self.forward(floats(x, lx)?, data(w, lw)?, Some(floats(b, lb)?), e);
-        Ok((CpuStorage::F32(y), (e.rows, e.output).into()))
+        let y = self.run(data(x, lx)?, data(w, lw)?, Some(floats(b, lb)?), e);
+        Ok((y, (e.rows, e.output).into()))
     }
 
     #[cfg(feature = "cuda")]
@@ -408,7 +518,7 @@ impl CustomOp3 for Linear {
         let (segments, bias) = (&self.segments, Some((b, lb)));
         let y = crate::cuda::linear((x, lx), (w, lw), bias, segments, self.precision)?;
         let e = self.extents(lx.dims(), lw.dims());
-        Ok((y, (e.rows, e.output).into()))
+        crate::cuda::stored((y, (e.rows, e.output).into()), self.result)
     }
 
     fn bwd(
@@ -419,20 +529,8 @@ impl CustomOp3 for Linear {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        self.check_gradients()?;
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            let [dx, dw, db] = crate::cuda::linear_backward(
-                [x, w, grad],
-                Some(b),
-                &self.segments,
-                self.precision,
-            )?;
-            return Ok((dx, dw, db));
-        }
-        let (dx, dw) = self.gradients(x, w, grad)?;
-        let output = w.dim(0)? / self.segments.groups();
-        let db = with_floats(grad, |dy| Ok(self.grad_bias(dy, output)))?;
-        Ok((dx, dw, Some(Tensor::from_vec(db, b.dims(), b.device())?)))
+        let wanted = [x, w].map(Tensor::track_op);
+        let [dx, dw, db] = self.gradients([x, w, grad], Some(b), wanted)?;
+        Ok((dx, dw, db))
     }
 }

@@ -2,9 +2,9 @@
 
 mod common;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use common::{check_gradients, relative_error, rng, uniform, values};
-use gallop_kernels::{ConvSpec, Padding, Precision, conv};
+use gallop_kernels::{ConvSpec, Padding, Precision, conv, conv_backward, conv_to_bf16};
 use proptest::prelude::*;
 
 /// The definition in three dimensions, in f64: (values, shape).
@@ -138,6 +138,15 @@ impl Case {
         }
     }
 
+    fn check_bf16(&self, precision: Precision) {
+        common::check_bf16(
+            &mut rng(self.seed ^ 2),
+            &self.tensors(),
+            |t| conv_to_bf16(&t[0], &t[1], Some(&t[2]), &self.spec, precision),
+            |t| conv(&t[0], &t[1], Some(&t[2]), &self.spec, precision),
+        );
+    }
+
     fn check_gradients(&self, precision: Precision, tolerance: f64) {
         check_gradients(
             &mut rng(self.seed ^ 1),
@@ -175,6 +184,12 @@ proptest! {
     fn gradients_equal_differences(case in case()) {
         case.check_gradients(Precision::F32, 1e-3);
     }
+
+    #[test]
+    fn inputs_in_bf16_give_rounded_results_and_gradients(case in case()) {
+        case.check_bf16(Precision::F32);
+        case.check_bf16(Precision::Bf16);
+    }
 }
 
 #[test]
@@ -185,6 +200,7 @@ fn depthwise_equals_the_definition() {
         (Padding::Zero, 2),
     ] {
         depthwise(mode, stride).check();
+        depthwise(mode, stride).check_bf16(Precision::F32);
         depthwise(mode, stride).check_gradients(Precision::F32, 1e-3);
     }
 }
@@ -203,6 +219,10 @@ fn training_shapes_in_bf16() {
     for (cin, cout) in [(64, 64), (96, 40), (3, 70), (48, 3)] {
         let case = wide(cin, cout, Padding::Zero);
         case.check();
+        common::under_each(|| {
+            case.check_bf16(Precision::Bf16);
+            wide(cin, cout, Padding::Replicate).check_bf16(Precision::Bf16);
+        });
         case.check_gradients(Precision::Bf16, 2e-2);
         wide(cin, cout, Padding::Replicate).check_gradients(Precision::Bf16, 2e-2);
     }
@@ -275,4 +295,22 @@ fn wrong_shapes_are_refused() {
         ),
         "stride"
     );
+}
+
+#[test]
+fn gradients_without_a_tape_are_those_with_one() {
+    let mut rng = rng(13);
+    let spec = ConvSpec::same(&[3, 3]);
+    let [x, w] = [vec![2, 6, 7, 40], vec![33, 3, 3, 40]].map(|s| uniform(&mut rng, &s));
+    let (bias, grad) = (uniform(&mut rng, &[33]), uniform(&mut rng, &[2, 6, 7, 33]));
+    let vars = [&x, &w, &bias].map(|t| Var::from_tensor(t).unwrap());
+    let [tx, tw, tb] = [0, 1, 2].map(|i| vars[i].as_tensor());
+    let y = conv(tx, tw, Some(tb), &spec, Precision::Bf16).unwrap();
+    let loss = (y * &grad).unwrap().sum_all().unwrap();
+    let taped = loss.backward().unwrap();
+    let own = |grad: &Tensor| conv_backward([&x, &w, grad], Some(&bias), &spec, Precision::Bf16);
+    for (var, found) in vars.iter().zip(own(&grad).unwrap()) {
+        assert_eq!(values(taped.get(var).unwrap()), values(&found.unwrap()));
+    }
+    assert!(own(&x).is_err(), "a gradient of another shape");
 }

@@ -2,9 +2,9 @@
 
 mod common;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use common::{check_gradients, relative_error, rng, uniform, values};
-use gallop_kernels::{Precision, Segments, linear};
+use gallop_kernels::{Precision, Segments, linear, linear_backward, linear_to_bf16};
 use proptest::prelude::*;
 
 /// The definition, in f64.
@@ -133,6 +133,33 @@ fn half_precision_weights_give_what_rounded_ones_give() {
 }
 
 #[test]
+fn rows_in_bf16_give_rounded_results_and_gradients() {
+    common::under_each(|| {
+        let mut rng = rng(8);
+        // One group and several; depths beyond a block, few columns with long sums, and a result too narrow for a line.
+        for (rows, input, output) in [(200, 96, 70), (131, 2100, 577), (64, 33, 5), (50, 9000, 40)]
+        {
+            for segments in [Segments::single(rows), mixed(rows)] {
+                let stacked = output * segments.groups();
+                let inputs = [
+                    uniform(&mut rng, &[rows, input]),
+                    uniform(&mut rng, &[stacked, input]),
+                    uniform(&mut rng, &[stacked]),
+                ];
+                for precision in [Precision::F32, Precision::Bf16] {
+                    common::check_bf16(
+                        &mut rng,
+                        &inputs,
+                        |t| linear_to_bf16(&t[0], &t[1], Some(&t[2]), &segments, precision),
+                        |t| linear(&t[0], &t[1], Some(&t[2]), &segments, precision),
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn large_enough_for_every_block_edge() {
     let mut rng = rng(7);
     let (rows, input, output) = (301, 2100, 577);
@@ -210,4 +237,26 @@ fn eight_bits_are_not_trained() {
     let y = linear(&x, &w, None, &Segments::single(5), Precision::Fp8).unwrap();
     let error = y.sum_all().unwrap().backward().unwrap_err();
     assert!(error.to_string().contains("train in bf16"), "{error}");
+}
+
+#[test]
+fn gradients_without_a_tape_are_those_with_one() {
+    let mut rng = rng(12);
+    let segments = mixed(90);
+    let inputs = [[90, 33], [3 * 21, 33]].map(|s| uniform(&mut rng, &s));
+    let bias = uniform(&mut rng, &[63]);
+    let grad = uniform(&mut rng, &[90, 21]);
+    let vars = [&inputs[0], &inputs[1], &bias].map(|t| Var::from_tensor(t).unwrap());
+    let [x, w, b] = [0, 1, 2].map(|i| vars[i].as_tensor());
+    let y = linear(x, w, Some(b), &segments, Precision::Bf16).unwrap();
+    let loss = (y * &grad).unwrap().sum_all().unwrap();
+    let taped = loss.backward().unwrap();
+    let own = |grad: &Tensor| {
+        let given = [&inputs[0], &inputs[1], grad];
+        linear_backward(given, Some(&bias), &segments, Precision::Bf16)
+    };
+    for (var, found) in vars.iter().zip(own(&grad).unwrap()) {
+        assert_eq!(values(taped.get(var).unwrap()), values(&found.unwrap()));
+    }
+    assert!(own(&inputs[0]).is_err(), "a gradient of another shape");
 }

@@ -1,6 +1,6 @@
 //! Attention, and a training step of transformer blocks.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use gallop_kernels::{
     Activation, AttentionBlock, AttentionPlan, AttentionWeights, BranchMatrix, MlpBranch,
     Precision, Segments, SelfAttention, attention, attention_branch, mlp_branch,
@@ -21,7 +21,7 @@ pub fn add(cases: &mut Vec<Case>) {
             cases,
             name,
             flop,
-            vec![vec![length, heads, dim]; 3],
+            (vec![vec![length, heads, dim]; 3], DType::F32),
             move |t| attention(&t[0], &t[1], &t[2], &plan, Precision::Bf16),
         );
     }
@@ -38,7 +38,7 @@ pub fn add(cases: &mut Vec<Case>) {
         cases,
         "blocks 4 of 512, 4x1024",
         step.flop(),
-        step.shapes(),
+        (step.shapes(), DType::F32),
         move |t| step.forward(t, &frame),
     );
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::geometry::{Dim, Geometry};
 use super::{Conv, Padding, depthwise};
 use crate::gemm::Kernel;
-use crate::gemm::product::{Product, run};
+use crate::gemm::product::{Output, Product, Stored, run};
 use crate::gemm::source::{Data, Operand, Rows, Source};
 use crate::gemm::windows::{Axis, DIMS, Windows};
 #[cfg(target_arch = "x86_64")]
@@ -51,10 +51,10 @@ impl AxisPhase {
 
 impl Conv {
     /// dX, from dY and the weights.
-    pub fn grad_x(&self, dy: &[f32], w: Data) -> Vec<f32> {
+    pub fn grad_x<T: Stored>(&self, dy: Data, w: Data) -> Vec<T> {
         let g = &self.geometry;
         if g.depthwise() {
-            return depthwise::grad_x(g, dy, w);
+            return T::rounded(depthwise::grad_x(g, &dy.to_f32(), w));
         }
         // Replicated borders are first given gradients of their own.
         let extent = g.dims.map(|d| match g.mode {
@@ -63,19 +63,25 @@ impl Conv {
         });
         let sizes = extent.map(|(from, to)| to - from);
         let numbers = g.batch * sizes.iter().product::<usize>() * g.input;
-        let finish = |dx: Vec<f32>| match sizes == g.input_sizes() {
-            true => dx,
-            false => fold_borders(g, &dx, sizes),
-        };
+        let bordered = sizes != g.input_sizes();
         #[cfg(target_arch = "x86_64")]
         if let Some(shift) = g.shift_back(extent)
             && let kernel = Kernel::new(self.precision)
             && shift.suits(kernel)
         {
             let weights = turned(g, &w.to_f32());
-            let fill = |dx: &mut [f32]| shift.run(kernel, dy, &weights, None, dx);
             // SAFETY: every position of the extent is computed.
-            return finish(unsafe { filled(numbers, fill) });
+            return unsafe {
+                match bordered {
+                    true => {
+                        let fill = |dx: &mut [f32]| shift.run(kernel, dy, &weights, None, dx);
+                        T::rounded(fold_borders(g, &filled(numbers, fill), sizes))
+                    }
+                    false => filled(numbers, |dx: &mut [T]| {
+                        shift.run(kernel, dy, &weights, None, dx);
+                    }),
+                }
+            };
         }
         let mut dx = zeros(numbers);
         let phases: [Vec<AxisPhase>; DIMS] =
@@ -87,12 +93,15 @@ impl Conv {
                 }
             }
         }
-        finish(dx)
+        T::rounded(match bordered {
+            true => fold_borders(g, &dx, sizes),
+            false => dx,
+        })
     }
 
     fn grad_x_phase(
         &self,
-        dy: &[f32],
+        dy: Data,
         w: Data,
         phase: [&AxisPhase; DIMS],
         (dx, sizes, from): (&mut [f32], [usize; DIMS], [usize; DIMS]),
@@ -118,7 +127,7 @@ impl Conv {
         let products: Vec<Product> = (lists.iter().enumerate())
             .map(|(group, list)| Product {
                 a: Operand::by_rows(Source {
-                    data: Data::F32(dy),
+                    data: dy,
                     rows: Rows::Windows {
                         windows: &windows,
                         start: group * g.output_width(),
@@ -135,7 +144,7 @@ impl Conv {
                     },
                     ..Source::matrix(w, list.len(), g.input_width(), 0)
                 }),
-                c: target[group * g.input_width()..].as_mut_ptr(),
+                c: Output::F32(target[group * g.input_width()..].as_mut_ptr()),
                 ldc: g.input,
                 bias: None,
                 packed: None,
@@ -156,10 +165,10 @@ impl Conv {
     }
 
     /// dW, from the input and dY.
-    pub fn grad_w(&self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    pub fn grad_w(&self, x: Data, dy: Data) -> Vec<f32> {
         let g = &self.geometry;
         if g.depthwise() {
-            return depthwise::grad_w(g, x, dy);
+            return depthwise::grad_w(g, &x.to_f32(), &dy.to_f32());
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(shift) = g.shift()
@@ -178,10 +187,10 @@ impl Conv {
                         start: group * g.output_width(),
                         stride: g.output,
                     },
-                    ..Source::matrix(Data::F32(dy), g.output_rows(), g.output_width(), g.output)
+                    ..Source::matrix(dy, g.output_rows(), g.output_width(), g.output)
                 }),
                 b: Operand::by_columns(g.window_source(x, &windows, group)),
-                c: dw.as_mut_ptr(),
+                c: Output::F32(dw.as_mut_ptr()),
                 ldc: g.taps() * g.input_width(),
                 bias: None,
                 packed: None,

@@ -187,14 +187,9 @@ impl Geometry {
     }
 
     /// The channels of `group` of all windows, one row an output position.
-    pub fn window_source<'a>(
-        &self,
-        x: &'a [f32],
-        windows: &'a Windows,
-        group: usize,
-    ) -> Source<'a> {
+    pub fn window_source<'a>(&self, x: Data<'a>, windows: &'a Windows, group: usize) -> Source<'a> {
         Source {
-            data: Data::F32(x),
+            data: x,
             rows: Rows::Windows {
                 windows,
                 start: group * self.input_width(),

@@ -4,13 +4,15 @@ mod backward;
 mod depthwise;
 pub(crate) mod geometry;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use half::bf16;
 
-use crate::gemm::product::{Product, run};
+use crate::gemm::product::{Product, Stored, run};
 use crate::gemm::source::{Data, Operand, Source};
 use crate::gemm::{Kernel, Precision};
+use crate::linear::{chunks, stored, sum_rows, tensor_of};
 use crate::memory::filled;
-use crate::storage::{data, floats, with_data, with_floats};
+use crate::storage::{data, floats, with_data};
 use geometry::Geometry;
 
 /// What lies outside the image.
@@ -105,11 +107,11 @@ impl ConvSpec {
 ///
 /// # Shapes
 /// x `[B, spatial.., Cin]` with 1 to 3 spatial dimensions; w `[Cout, taps.., Cin / groups]`, f32 or bf16;
-/// bias `[Cout]` -> `[B, output_sizes.., Cout]`. All but w are f32; on a GPU x may be bf16 too, where no gradient is
-/// wanted.
+/// bias `[Cout]` -> `[B, output_sizes.., Cout]`. x is f32 or bf16, as is its gradient; the bias and the result are f32
+/// ([`conv_to_bf16`]: bf16).
 ///
 /// # Errors
-/// If the shapes do not agree with each other and the spec, or a tensor is not on the CPU.
+/// If the shapes do not agree with each other and the spec.
 pub fn conv(
     x: &Tensor,
     w: &Tensor,
@@ -117,11 +119,63 @@ pub fn conv(
     spec: &ConvSpec,
     precision: Precision,
 ) -> Result<Tensor> {
+    apply(x, w, bias, (spec, precision), DType::F32)
+}
+
+/// [`conv`] with sums of f32 that are rounded to bf16, to nearest even, when they are whole, and a gradient in bf16: half the
+/// bytes that are moved.
+///
+/// # Errors
+/// As [`conv`].
+pub fn conv_to_bf16(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    spec: &ConvSpec,
+    precision: Precision,
+) -> Result<Tensor> {
+    apply(x, w, bias, (spec, precision), DType::BF16)
+}
+
+/// The gradients of x, w and the bias, if there is one, out of that of the result of [`conv`] or [`conv_to_bf16`]: in bf16
+/// where x or w are. For those who keep no tape (candle's adds each gradient to zeros).
+///
+/// # Errors
+/// As [`conv`].
+pub fn conv_backward(
+    [x, w, grad]: [&Tensor; 3],
+    bias: Option<&Tensor>,
+    spec: &ConvSpec,
+    precision: Precision,
+) -> Result<[Option<Tensor>; 3]> {
+    let op = Conv {
+        geometry: Geometry::new(x.dims(), w.dims(), spec)?,
+        precision: precision.wider(),
+        result: grad.dtype(),
+    };
+    if grad.shape() != &op.geometry.output_shape() {
+        bail!(
+            "conv: a gradient {:?} of {:?}",
+            grad.dims(),
+            op.geometry.output_shape()
+        );
+    }
+    op.gradients([x, w, grad], bias, [true; 2])
+}
+
+fn apply(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    (spec, precision): (&ConvSpec, Precision),
+    result: DType,
+) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), w.dims(), spec)?;
     let output = geometry.output;
     let op = Conv {
         geometry,
         precision: precision.wider(),
+        result,
     };
     let (x, w) = (x.contiguous()?, w.contiguous()?);
     match bias {
@@ -134,31 +188,41 @@ pub fn conv(
 struct Conv {
     geometry: Geometry,
     precision: Precision,
+    /// f32 or bf16.
+    result: DType,
 }
 
 impl Conv {
-    fn forward(&self, x: &[f32], w: Data, bias: Option<&[f32]>) -> Vec<f32> {
+    /// The result, as it is stored.
+    fn run(&self, x: Data, w: Data, bias: Option<&[f32]>) -> CpuStorage {
+        match self.result {
+            DType::BF16 => Stored::storage(self.forward::<bf16>(x, w, bias)),
+            _ => Stored::storage(self.forward::<f32>(x, w, bias)),
+        }
+    }
+
+    fn forward<T: Stored>(&self, x: Data, w: Data, bias: Option<&[f32]>) -> Vec<T> {
         let g = &self.geometry;
         if g.depthwise() {
-            return depthwise::forward(g, x, w, bias);
+            return T::rounded(depthwise::forward(g, &x.to_f32(), w, bias));
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(shift) = g.shift()
             && let kernel = Kernel::new(self.precision)
             && shift.suits(kernel)
         {
-            let fill = |y: &mut [f32]| shift.run(kernel, x, &w.to_f32(), bias, y);
+            let fill = |y: &mut [T]| shift.run(kernel, x, &w.to_f32(), bias, y);
             // SAFETY: every position of the output is computed.
             return unsafe { filled(g.output_rows() * g.output, fill) };
         }
         let (windows, width) = (g.windows(), g.output_width());
-        let fill = |y: &mut [f32]| {
+        let fill = |y: &mut [T]| {
             let products: Vec<Product> = (0..g.groups)
                 .map(|group| Product {
                     a: Operand::by_rows(g.window_source(x, &windows, group)),
                     b: Operand::by_rows(self.weights(w, group)),
                     packed: None,
-                    c: y[group * width..].as_mut_ptr(),
+                    c: T::output(y[group * width..].as_mut_ptr()),
                     ldc: g.output,
                     bias: bias.map(|b| &b[group * width..][..width]),
                 })
@@ -178,25 +242,38 @@ impl Conv {
         Source::matrix(w.rows(rows, row), g.output_width(), row, row)
     }
 
+    /// The gradients of x and w, where they are `wanted`, and of the bias.
     fn gradients(
         &self,
-        x: &Tensor,
-        w: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let device = x.device();
-        with_floats(grad, |dy| {
-            let mut found = (None, None);
-            if x.track_op() {
-                let dx = with_data(w, |w| Ok(self.grad_x(dy, w)))?;
-                found.0 = Some(Tensor::from_vec(dx, x.dims(), device)?);
+        [x, w, grad]: [&Tensor; 3],
+        bias: Option<&Tensor>,
+        wanted: [bool; 2],
+    ) -> Result<[Option<Tensor>; 3]> {
+        let g = &self.geometry;
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            let given = [x, w, grad];
+            return crate::cuda::conv_backward(given, (bias, wanted), g, self.precision);
+        }
+        let mut found = [None, None, None];
+        with_data(grad, |dy| {
+            if wanted[0] {
+                let dx = with_data(w, |w| match x.dtype() {
+                    DType::BF16 => tensor_of(self.grad_x::<bf16>(dy, w), x),
+                    _ => tensor_of(self.grad_x::<f32>(dy, w), x),
+                });
+                found[0] = Some(dx?);
             }
-            if w.track_op() {
-                let dw = with_floats(x, |x| Ok(self.grad_w(x, dy)))?;
-                found.1 = Some(Tensor::from_vec(dw, w.dims(), device)?.to_dtype(w.dtype())?);
+            if wanted[1] {
+                found[1] = Some(with_data(x, |x| stored(self.grad_w(x, dy), w))?);
             }
-            Ok(found)
-        })
+            if let Some(bias) = bias {
+                let rows = chunks(0..g.output_rows()).collect();
+                found[2] = Some(tensor_of(sum_rows(dy, rows, g.output), bias)?);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 }
 
@@ -212,8 +289,8 @@ impl CustomOp2 for Conv {
         w: &CpuStorage,
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = self.forward(floats(x, lx)?, data(w, lw)?, None);
-        Ok((CpuStorage::F32(y), self.geometry.output_shape()))
+        let y = self.run(data(x, lx)?, data(w, lw)?, None);
+        Ok((y, self.geometry.output_shape()))
     }
 
     #[cfg(feature = "cuda")]
@@ -225,7 +302,7 @@ impl CustomOp2 for Conv {
         lw: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let y = crate::cuda::conv((x, lx), (w, lw), None, &self.geometry, self.precision)?;
-        Ok((y, self.geometry.output_shape()))
+        crate::cuda::stored((y, self.geometry.output_shape()), self.result)
     }
 
     fn bwd(
@@ -235,13 +312,9 @@ impl CustomOp2 for Conv {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            let [dx, dw, _] =
-                crate::cuda::conv_backward([x, w, grad], None, &self.geometry, self.precision)?;
-            return Ok((dx, dw));
-        }
-        self.gradients(x, w, grad)
+        let wanted = [x, w].map(Tensor::track_op);
+        let [dx, dw, _] = self.gradients([x, w, grad], None, wanted)?;
+        Ok((dx, dw))
     }
 }
 
@@ -259,8 +332,8 @@ impl CustomOp3 for Conv {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let y = self.forward(floats(x, lx)?, data(w, lw)?, Some(floats(b, lb)?));
-        Ok((CpuStorage::F32(y), self.geometry.output_shape()))
+        let y = self.run(data(x, lx)?, data(w, lw)?, Some(floats(b, lb)?));
+        Ok((y, self.geometry.output_shape()))
     }
 
     #[cfg(feature = "cuda")]
@@ -275,7 +348,7 @@ impl CustomOp3 for Conv {
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let bias = Some((b, lb));
         let y = crate::cuda::conv((x, lx), (w, lw), bias, &self.geometry, self.precision)?;
-        Ok((y, self.geometry.output_shape()))
+        crate::cuda::stored((y, self.geometry.output_shape()), self.result)
     }
 
     fn bwd(
@@ -286,20 +359,8 @@ impl CustomOp3 for Conv {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            let [dx, dw, db] =
-                crate::cuda::conv_backward([x, w, grad], Some(b), &self.geometry, self.precision)?;
-            return Ok((dx, dw, db));
-        }
-        let (dx, dw) = self.gradients(x, w, grad)?;
-        let output = self.geometry.output;
-        let db = with_floats(grad, |dy| {
-            Ok(crate::linear::sum_rows(
-                dy.chunks(256 * output).collect(),
-                output,
-            ))
-        })?;
-        Ok((dx, dw, Some(Tensor::from_vec(db, b.dims(), b.device())?)))
+        let wanted = [x, w].map(Tensor::track_op);
+        let [dx, dw, db] = self.gradients([x, w, grad], Some(b), wanted)?;
+        Ok((dx, dw, db))
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr};
-use candle_core::{CudaStorage, Layout, Result, Tensor, bail};
+use candle_core::{CudaStorage, DType, Layout, Result, Tensor, bail};
 
 use super::cudnn::{
     self, BIAS, Convolution, FILTER, Fused, INPUT, OUTPUT, Pass, Plan, Work, chosen,
@@ -567,17 +567,19 @@ pub fn conv(
 /// The gradients of x and w where they are asked for, and of the bias.
 pub fn conv_backward(
     [x, w, grad]: [&Tensor; 3],
-    bias: Option<&Tensor>,
+    (bias, wanted): (Option<&Tensor>, [bool; 2]),
     g: &Geometry,
     precision: Precision,
 ) -> Result<[Option<Tensor>; 3]> {
-    with_data([x, w, grad], |gpu, [x_data, w_data, dy]| {
+    let [rows, wide] = [&x.detach(), grad].map(|t| t.to_dtype(DType::F32));
+    with_data([&rows?, w, &wide?], |gpu, [x_data, w_data, dy]| {
         let call = Call { gpu, g, precision };
         let mut found = [None, None, None];
-        if x.track_op() {
-            found[0] = Some(gpu.tensor(call.grad_x(w_data, dy)?, x.dims()));
+        if wanted[0] {
+            let dx = gpu.tensor(call.grad_x(w_data, dy)?, x.dims());
+            found[0] = Some(dx.to_dtype(x.dtype())?);
         }
-        if w.track_op() {
+        if wanted[1] {
             let dw = gpu.tensor(call.grad_w(x_data.at, dy)?, w.dims());
             found[1] = Some(dw.to_dtype(w.dtype())?);
         }

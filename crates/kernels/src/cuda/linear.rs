@@ -1,6 +1,6 @@
 //! `linear` on the GPU: a product a segment.
 
-use candle_core::{CudaStorage, Layout, Result, Tensor};
+use candle_core::{CudaStorage, DType, Layout, Result, Tensor};
 
 use super::eight::{Eight, product};
 use super::gpu::{Address, Data, Gpu, data, floats, with_data};
@@ -91,27 +91,27 @@ pub fn linear(
 /// The gradients of x and w where they are asked for, and of the bias.
 pub fn linear_backward(
     [x, w, grad]: [&Tensor; 3],
-    bias: Option<&Tensor>,
+    (bias, wanted): (Option<&Tensor>, [bool; 2]),
     segments: &Segments,
     precision: Precision,
 ) -> Result<[Option<Tensor>; 3]> {
     let e = extents(x.dims(), w.dims(), segments);
-    with_data([x, w, grad], |gpu, [x_data, w_data, dy_data]| {
+    let [rows, wide] = [&x.detach(), grad].map(|t| t.to_dtype(DType::F32));
+    with_data([&rows?, w, &wide?], |gpu, [x_data, w_data, dy_data]| {
         let (dy, pitch) = gpu.operand_rows(dy_data, (e.rows, e.output), precision)?;
         let dy_rows = (dy.at, pitch);
-        let for_x = x
-            .track_op()
-            .then(|| grad_x(gpu, w_data, dy_rows, e, segments, precision));
-        let for_w = w
-            .track_op()
-            .then(|| grad_w(gpu, x_data, dy_rows, e, segments, precision));
+        let for_x = wanted[0].then(|| grad_x(gpu, w_data, dy_rows, e, segments, precision));
+        let for_w = wanted[1].then(|| grad_w(gpu, x_data, dy_rows, e, segments, precision));
         let for_bias = bias.map(|b| -> Result<Tensor> {
             let sums = sum_columns(gpu, dy_data.at, e.rows, e.output, segments)?;
             Ok(gpu.tensor(sums, b.dims()))
         });
         let for_w = for_w.transpose()?.map(|t| t.to_dtype(w.dtype()));
         Ok([
-            for_x.transpose()?,
+            for_x
+                .transpose()?
+                .map(|t| t.to_dtype(x.dtype()))
+                .transpose()?,
             for_w.transpose()?,
             for_bias.transpose()?,
         ])

@@ -22,10 +22,11 @@ mod upload;
 
 use std::path::PathBuf;
 
+use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::result::{device as driver, mem_pool};
 use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
-use candle_core::{Device, Result, bail};
+use candle_core::{CudaStorage, DType, Device, Layout, Result, Shape, bail};
 
 pub(crate) use adam::adam;
 pub(crate) use attention::{Layer, Lse, attention, attention_backward, layer, layer_backward};
@@ -93,4 +94,16 @@ pub fn open(ordinal: usize, folders: &[PathBuf]) -> Result<Device> {
         mem_pool::set_attribute(pool, attribute, (&raw mut keep).cast()).w()?;
     }
     Ok(device)
+}
+
+/// A result of f32 numbers as it is to be stored.
+pub(crate) fn stored(
+    (y, shape): (CudaStorage, Shape),
+    dtype: DType,
+) -> Result<(CudaStorage, Shape)> {
+    let y = match dtype {
+        DType::F32 => y,
+        other => y.to_dtype(&Layout::contiguous(&shape), other)?,
+    };
+    Ok((y, shape))
 }

@@ -4,10 +4,12 @@
 
 use std::arch::asm;
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 
 use super::kernel::Start;
 use super::panels::{LINE, Line, RIGHT};
 use super::plan::{PART, RIGHT_BYTES};
+use super::product::Output;
 
 /// Items of a left panel: two tiles of 16 rows.
 pub const LEFT: usize = 32;
@@ -43,7 +45,7 @@ const CONFIG: Config = {
 
 /// Sums of a tile that wait for the next part of their depth.
 #[repr(align(64))]
-struct Sums([f32; LEFT * RIGHT]);
+struct Sums(#[expect(dead_code, reason = "read as numbers")] [f32; LEFT * RIGHT]);
 
 /// A block of C from left panels `a.1` lines apart and right panels `b.1` lines apart.
 ///
@@ -52,12 +54,13 @@ struct Sums([f32; LEFT * RIGHT]);
 /// left ones, and those stay in the second-level cache.
 ///
 /// # Safety
-/// `Isa::Amx` must be supported; the panels must hold m and n items of depth k, and C be writable.
+/// `Isa::Amx` must be supported; the panels must hold m and n items of depth k, and C be writable. What is in bf16 is not
+/// added to.
 pub unsafe fn block(
     a: (*const Line, usize),
     b: (*const Line, usize),
     [m, n, k]: [usize; 3],
-    c: (*mut f32, usize),
+    c: (Output, usize),
     start: Start,
 ) {
     let blocks = k.div_ceil(LINE);
@@ -67,9 +70,8 @@ pub unsafe fn block(
     let by_rows = cols >= rows && n * k * size_of::<u16>() <= RIGHT_BYTES;
     let (outer, inner) = if by_rows { (rows, cols) } else { (cols, rows) };
     let mut waiting = Box::<[Sums]>::new_uninit_slice(if parts > 1 { inner } else { 0 });
-    // SAFETY: as the caller promises; the bias is written before the tiles are added to it.
+    // SAFETY: as the caller promises.
     unsafe {
-        let add = start.prepare([m, n, k], c);
         with_tiles(|| {
             for (o, part) in (0..outer).flat_map(|o| (0..parts).map(move |part| (o, part))) {
                 for i in 0..inner {
@@ -81,20 +83,22 @@ pub unsafe fn block(
                         stride: PAIRS,
                         blocks: part_blocks.min(blocks - first),
                     };
-                    let own = c.0.add(row * LEFT * c.1 + col * RIGHT);
+                    let own = c.0.at(row * LEFT * c.1 + col * RIGHT);
                     let sums = waiting
                         .get_mut(i)
                         .map_or(std::ptr::null_mut(), |sums| sums.as_mut_ptr().cast::<f32>());
                     let tile = Tile {
                         size: [LEFT.min(m - row * LEFT), RIGHT.min(n - col * RIGHT)],
-                        from: match part {
-                            0 => add.then_some((own.cast_const(), c.1)),
-                            _ => Some((sums.cast_const(), RIGHT)),
+                        from: match (part, start, own) {
+                            (1.., ..) => Some((sums.cast_const(), RIGHT)),
+                            // Rows that are no numbers apart are one row, again and again.
+                            (_, Start::Bias(bias), _) => Some((bias.add(col * RIGHT), 0)),
+                            (_, Start::Add, Output::F32(own)) => Some((own.cast_const(), c.1)),
+                            _ => None,
                         },
-                        to: if part + 1 == parts {
-                            (own, c.1)
-                        } else {
-                            (sums, RIGHT)
+                        to: match part + 1 == parts {
+                            true => (own, c.1),
+                            false => (Output::F32(sums), RIGHT),
                         },
                     };
                     match by_rows {
@@ -156,43 +160,41 @@ pub unsafe fn with_tiles<T>(f: impl FnOnce() -> T) -> T {
 struct Tile {
     size: [usize; 2],
     from: Option<(*const f32, usize)>,
-    to: (*mut f32, usize),
+    to: (Output, usize),
 }
 
 impl Tile {
-    /// Computes it; where it is not 32 x 32 or 32 x 16, beside and copied. Sums that wait are whole all the same.
+    /// Computes it; where it is not 32 x 32 or 32 x 16 numbers of f32, beside and copied. Sums that wait are whole all the
+    /// same.
     ///
     /// # Safety
     /// As [`tiles`].
     unsafe fn of<const LEFT_PASSES: bool>(self, panels: Panels) {
         let Self { size, from, to } = self;
+        let [rows, cols] = size;
+        let whole = rows == LEFT && matches!(cols, HALF | RIGHT);
         // SAFETY: the caller promises so much of C.
         unsafe {
-            match size {
-                [LEFT, RIGHT] => return tiles::<true, LEFT_PASSES>(panels, from, to),
-                [LEFT, HALF] => return tiles::<false, LEFT_PASSES>(panels, from, to),
-                _ => {}
+            let run = |from, to| match cols <= HALF {
+                true => tiles::<false, LEFT_PASSES>(panels, from, to),
+                false => tiles::<true, LEFT_PASSES>(panels, from, to),
+            };
+            if let (true, Output::F32(c)) = (whole, to.0) {
+                return run(from, (c, to.1));
             }
-            let [rows, cols] = size;
-            let mut whole = Sums([0.0; LEFT * RIGHT]);
-            let beside = (whole.0.as_mut_ptr(), RIGHT);
-            if let Some((from, stride)) = from {
+            let mut beside = MaybeUninit::<Sums>::uninit();
+            let beside = (beside.as_mut_ptr().cast::<f32>(), RIGHT);
+            let mut sums = from;
+            if let (false, Some((from, stride))) = (whole, from) {
+                beside.0.write_bytes(0, LEFT * RIGHT);
                 for r in 0..rows {
-                    std::ptr::copy_nonoverlapping(
-                        from.add(r * stride),
-                        beside.0.add(r * RIGHT),
-                        cols,
-                    );
+                    let from = from.add(r * stride);
+                    from.copy_to_nonoverlapping(beside.0.add(r * RIGHT), cols);
                 }
+                sums = Some((beside.0.cast_const(), RIGHT));
             }
-            let sums = Some((beside.0.cast_const(), RIGHT));
-            match cols <= HALF {
-                true => tiles::<false, LEFT_PASSES>(panels, sums, beside),
-                false => tiles::<true, LEFT_PASSES>(panels, sums, beside),
-            }
-            for r in 0..rows {
-                std::ptr::copy_nonoverlapping(beside.0.add(r * RIGHT), to.0.add(r * to.1), cols);
-            }
+            run(sums, beside);
+            to.0.store((beside.0, RIGHT), size, to.1);
         }
     }
 }

@@ -38,6 +38,7 @@ pub fn amx_is_right() -> bool {
 fn compare() -> bool {
     use super::kernel::Start;
     use super::panels::{self, LINE, Line, Panels, RIGHT, Scratch};
+    use super::product::Output;
     use super::source::{Data, Operand, Source};
     use super::{amx, kernel::Side};
 
@@ -74,7 +75,15 @@ fn compare() -> bool {
     let mut c = vec![1.0; M * N];
     let (pa, pb) = ((left.0.as_ptr(), left.1), (right.0.as_ptr(), right.1));
     // SAFETY: the caller checked that AMX is supported, or emulates it; all sizes agree.
-    unsafe { amx::block(pa, pb, [M, N, K], (c.as_mut_ptr(), N), Start::Add) };
+    unsafe {
+        amx::block(
+            pa,
+            pb,
+            [M, N, K],
+            (Output::F32(c.as_mut_ptr()), N),
+            Start::Add,
+        )
+    };
     let expected = |i: usize| {
         (0..K)
             .map(|k| a[i / N * K + k] * b[i % N * K + k])

@@ -4,6 +4,7 @@ use super::Precision;
 use super::dense;
 use super::packed::{Block, Packed};
 use super::panels::LINE;
+use super::product::Output;
 use crate::isa::{Isa, isa};
 
 /// The way of multiplying, fixed for the time of one operation.
@@ -165,6 +166,34 @@ impl Kernel {
         unsafe { self.block(a, b, shape, (c.as_mut_ptr(), ldc), start) }
     }
 
+    /// Whether blocks round their sums themselves where C is bf16.
+    pub(crate) fn rounds(self) -> bool {
+        self.engine() == Engine::Amx
+    }
+
+    /// [`Self::block`] where C may be bf16, if this kernel [`rounds`](Self::rounds) and nothing is added to.
+    ///
+    /// # Safety
+    /// As [`Self::block`].
+    pub(crate) unsafe fn block_to(
+        self,
+        a: Block,
+        b: Block,
+        mnk: [usize; 3],
+        c: (Output, usize),
+        start: Start,
+    ) {
+        // SAFETY: as the caller promises; an engine is only chosen where it is supported.
+        unsafe {
+            match (self.engine(), c.0) {
+                #[cfg(target_arch = "x86_64")]
+                (Engine::Amx, _) => super::amx::block(a.panels(), b.panels(), mnk, c, start),
+                (_, Output::F32(at)) => self.block(a, b, mnk, (at, c.1), start),
+                (engine, Output::Bf16(_)) => unreachable!("{engine:?} does not round"),
+            }
+        }
+    }
+
     /// One block of a product.
     ///
     /// # Safety
@@ -182,7 +211,9 @@ impl Kernel {
         unsafe {
             match self.engine() {
                 #[cfg(target_arch = "x86_64")]
-                Engine::Amx => super::amx::block(a.panels(), b.panels(), mnk, c, start),
+                Engine::Amx => {
+                    super::amx::block(a.panels(), b.panels(), mnk, (Output::F32(c.0), c.1), start);
+                }
                 #[cfg(target_arch = "x86_64")]
                 Engine::Avx512Bf16 => super::avx512::block(a.panels(), b.panels(), mnk, c, start),
                 #[cfg(target_arch = "x86_64")]

@@ -280,6 +280,58 @@ pub(super) unsafe fn round(from: &[f32], out: *mut u16) {
     }
 }
 
+/// Numbers to bf16 ones, as [`round`].
+///
+/// # Safety
+/// As [`round`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn narrow(from: Data, at: Range<usize>, out: *mut u16) {
+    // SAFETY: as the caller promises; masked loads read those numbers only.
+    unsafe {
+        match from {
+            Data::F32(from) => round(&from[at], out),
+            Data::Bf16(from) => {
+                let from = &from[at];
+                for i in (0..from.len()).step_by(LINE) {
+                    let mask = u32::MAX >> (LINE - LINE.min(from.len() - i));
+                    let line = _mm512_maskz_loadu_epi16(mask, from.as_ptr().add(i).cast());
+                    _mm512_storeu_si512(out.add(i).cast(), line);
+                }
+            }
+            Data::Few(_) => unreachable!("no picture is in fewer bits"),
+        }
+    }
+}
+
+/// Rows of f32 numbers, `from.1` apart, to rows of as many bf16 ones, `out.1` apart.
+///
+/// # Safety
+/// The processor must have AVX-512 with BF16, and both sides have room; they need not be aligned.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+pub(super) unsafe fn round_rows(
+    from: (*const f32, usize),
+    [rows, columns]: [usize; 2],
+    out: (*mut u16, usize),
+) {
+    for row in 0..rows {
+        let (from, out) = (
+            from.0.wrapping_add(row * from.1),
+            out.0.wrapping_add(row * out.1),
+        );
+        for i in (0..columns).step_by(LINE) {
+            let mask = u32::MAX >> (LINE - LINE.min(columns - i));
+            // SAFETY: masks keep within the columns.
+            unsafe {
+                let low = _mm512_maskz_loadu_ps(mask as u16, from.add(i));
+                let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(i + 16));
+                let both = _mm512_cvtne2ps_pbh(high, low);
+                let both = transmute::<__m512bh, __m512i>(both);
+                _mm512_mask_storeu_epi16(out.add(i).cast(), mask, both);
+            }
+        }
+    }
+}
+
 /// Two rows of `width` bf16 numbers, one behind the other, number by number side by side.
 ///
 /// # Safety

@@ -13,6 +13,7 @@ use super::kernel::{Engine, Kernel, Side};
 use super::pack;
 use super::packed::{Block, Packed};
 use super::panels::{LINE, Line, RIGHT};
+use super::product::{Output, Stored};
 use super::source::{Data, Operand, Rows, Source};
 use super::windows::{Axis as Window, DIMS, Windows};
 use crate::memory::filled;
@@ -141,21 +142,19 @@ impl Shift {
     ///
     /// # Panics
     /// If a slice has another length.
-    pub fn run(
+    pub fn run<T: Stored>(
         &self,
         kernel: Kernel,
-        x: &[f32],
+        x: Data,
         weights: &[f32],
         bias: Option<&[f32]>,
-        y: &mut [f32],
+        y: &mut [T],
     ) {
         assert!(self.suits(kernel));
         let [inputs, outputs] = self.channels;
         let sizes = self.axes.map(|a| a.input);
-        assert_eq!(
-            x.len(),
-            self.batch * sizes.iter().product::<usize>() * inputs
-        );
+        let numbers = self.batch * sizes.iter().product::<usize>() * inputs;
+        let x = x.rows(0..1, numbers);
         let made = self.axes.iter().map(|a| a.output).product::<usize>();
         assert_eq!(y.len(), self.batch * made * outputs);
         let bordered = self.bordered(x);
@@ -172,7 +171,7 @@ impl Shift {
         let tasks: Vec<_> = (0..planes)
             .flat_map(|p| chunks().map(move |c| (p, c)))
             .collect();
-        let to = Output(y.as_mut_ptr());
+        let to = T::output(y.as_mut_ptr());
         tasks.par_iter().with_max_len(1).for_each(|&(at, tiles)| {
             let part = Part {
                 of: self,
@@ -193,7 +192,7 @@ impl Shift {
     }
 
     /// The input as bf16, channels filled up, with borders, and 32 positions more that tiles may read.
-    fn bordered(&self, x: &[f32]) -> Lines {
+    fn bordered(&self, x: Data) -> Lines {
         let [depth, down, across] = &self.axes;
         let (inputs, width) = (self.channels[0], self.width());
         let row = across.seen() * width / 2;
@@ -215,16 +214,14 @@ impl Shift {
                     };
                     let start =
                         ((image * depth.input + t) * down.input + y) * across.input * inputs;
-                    let from = &x[start..][..across.input * inputs];
                     let cells = out.chunks_exact_mut(width / 2).enumerate();
                     for (at, cell) in cells {
                         match across.source(at, self.replicate) {
                             // SAFETY: the engine needs AVX-512 with BF16; a cell is whole lines of 64 bytes.
                             Some(at) => unsafe {
-                                pack::round(
-                                    &from[at * inputs..][..inputs],
-                                    cell.as_mut_ptr().cast(),
-                                );
+                                let at = start + at * inputs;
+                                let cell = cell.as_mut_ptr().cast();
+                                pack::narrow(x, at..at + inputs, cell);
                             },
                             None => cell.fill(0.0),
                         }
@@ -290,7 +287,7 @@ impl Shift {
     ///
     /// # Panics
     /// If a slice has another length.
-    pub fn gradient(&self, kernel: Kernel, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    pub fn gradient(&self, kernel: Kernel, x: Data, dy: Data) -> Vec<f32> {
         assert!(self.suits_gradient(kernel));
         let [inputs, outputs] = self.channels;
         let [depth, down, across] = self.axes;
@@ -310,7 +307,7 @@ impl Shift {
             outputs,
         );
         let source = Source {
-            data: Data::F32(dy),
+            data: dy,
             rows: Rows::Windows {
                 windows: &windows,
                 start: 0,
@@ -398,19 +395,6 @@ impl Shift {
     }
 }
 
-/// Where the results go.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
-
-// SAFETY: tasks write positions of their own.
-unsafe impl Sync for Output {}
-
-impl Output {
-    fn at(&self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
-    }
-}
-
 /// One plane of outputs.
 struct Part<'a> {
     of: &'a Shift,
@@ -419,7 +403,7 @@ struct Part<'a> {
     offsets: &'a [usize],
     packed: &'a Packed,
     starts: &'a [f32],
-    to: *mut f32,
+    to: Output,
 }
 
 impl Part<'_> {
@@ -444,25 +428,27 @@ impl Part<'_> {
                 };
                 let (y, x) = (start / line, start % line);
                 let straight = rows == LEFT && x + LEFT <= valid;
+                let place = self.to.at((y * valid + x) * outputs + column);
+                let written = match place {
+                    Output::F32(c) if straight && matches!(columns, HALF | RIGHT) => {
+                        Some((c, outputs))
+                    }
+                    _ => None,
+                };
+                let c = written.unwrap_or((beside.as_mut_ptr(), RIGHT));
                 // SAFETY: the borders and what follows them are there to be read; where C is written straight, 32
                 // positions of one row are this part's.
                 unsafe {
-                    let c = self.to.wrapping_add((y * valid + x) * outputs + column);
-                    match columns {
-                        RIGHT if straight => {
-                            shifted_tiles::<true>(a, panel, bias, (c, outputs));
+                    match columns <= HALF {
+                        true => shifted_tiles::<false>(a, panel, bias, c),
+                        false => shifted_tiles::<true>(a, panel, bias, c),
+                    }
+                    match written {
+                        Some(_) => {}
+                        None if straight => {
+                            place.store((beside.as_ptr(), RIGHT), [rows, columns], outputs);
                         }
-                        HALF if straight => {
-                            shifted_tiles::<false>(a, panel, bias, (c, outputs));
-                        }
-                        columns => {
-                            let c = (beside.as_mut_ptr(), RIGHT);
-                            match columns <= HALF {
-                                true => shifted_tiles::<false>(a, panel, bias, c),
-                                false => shifted_tiles::<true>(a, panel, bias, c),
-                            }
-                            self.keep(&beside, start..start + rows, column..column + columns);
-                        }
+                        None => self.keep(&beside, start..start + rows, column..column + columns),
                     }
                 }
             }
@@ -484,12 +470,10 @@ impl Part<'_> {
         for (i, position) in positions.enumerate() {
             let (y, x) = (position / line, position % line);
             if x < valid {
-                let to = self
-                    .to
-                    .wrapping_add((y * valid + x) * outputs + columns.start);
+                let to = self.to.at((y * valid + x) * outputs + columns.start);
                 let from = from[i * RIGHT..].as_ptr();
                 // SAFETY: the position is within the plane.
-                unsafe { std::ptr::copy_nonoverlapping(from, to, columns.len()) };
+                unsafe { to.store((from, RIGHT), [1, columns.len()], outputs) };
             }
         }
     }

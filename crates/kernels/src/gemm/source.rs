@@ -1,6 +1,5 @@
 //! Where the numbers of a product come from: matrices, chosen rows of them, or windows of an image.
 
-#[cfg(target_arch = "x86_64")]
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -37,7 +36,6 @@ impl<'a> Data<'a> {
     ///
     /// # Panics
     /// Of fewer bits, which convolutions do not have.
-    #[cfg(target_arch = "x86_64")]
     pub fn to_f32(self) -> Cow<'a, [f32]> {
         match self {
             Self::F32(v) => v.into(),

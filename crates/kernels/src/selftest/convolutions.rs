@@ -1,6 +1,6 @@
 //! Convolutions.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Case, EXACT, ROUNDED, case};
 use crate::{ConvSpec, Padding, Precision, Then};
@@ -107,8 +107,16 @@ pub fn cases(precision: Precision) -> Result<Vec<Case>> {
             crate::conv(&x[0], &x[1], Some(&x[2]), &spec, precision)
         })
     });
+    let narrow = windows().into_iter().map(|Window { name, x, w, spec }| {
+        let name = format!("conv {name}, all bf16, {precision:?}");
+        case(name, &[x, w, &w[..1]], ROUNDED, move |x, _| {
+            let input = x[0].to_dtype(DType::BF16)?;
+            let y = crate::conv_to_bf16(&input, &x[1], Some(&x[2]), &spec, precision)?;
+            y.to_dtype(DType::F32)
+        })
+    });
     let functions = [Then::Silu, Then::Relu].into_iter().cycle();
     let after = (windows().into_iter().zip(functions))
         .map(|(window, then)| after_norm(window, precision, then));
-    cases.chain(after).collect()
+    cases.chain(narrow).chain(after).collect()
 }

@@ -40,6 +40,16 @@ pub fn cases(precision: Precision) -> Result<Vec<Case>> {
                 crate::linear(&x[0], &w, None, &Segments::single(40), precision)
             },
         )?,
+        case(
+            named("bf16 rows, results and gradients"),
+            &[&[97, 33], &[3 * 21, 33], &[63]],
+            ROUNDED,
+            move |x, _| {
+                let rows = x[0].to_dtype(DType::BF16)?;
+                let y = crate::linear_to_bf16(&rows, &x[1], Some(&x[2]), &ragged()?, precision)?;
+                y.to_dtype(DType::F32)
+            },
+        )?,
     ])
 }
 

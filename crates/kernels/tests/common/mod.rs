@@ -3,7 +3,7 @@
 
 use std::sync::Mutex;
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use gallop_kernels::{AttentionBlock, AttentionPlan, Isa, isa, set_isa};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -126,5 +126,50 @@ pub fn check_gradients(
             (found - expected).abs() <= tolerance * scale.max(1e-3),
             "input {i}: gradient {found}, differences {expected}, scale {scale}"
         );
+    }
+}
+
+/// What an operation gives for rows, results and gradients in bf16 is what it gives for the same numbers in f32, rounded:
+/// `narrow` and `wide` are the two, of rows and other inputs.
+pub fn check_bf16(
+    rng: &mut Pcg64Mcg,
+    inputs: &[Tensor],
+    narrow: impl Fn(&[Tensor]) -> Result<Tensor>,
+    wide: impl Fn(&[Tensor]) -> Result<Tensor>,
+) {
+    let rounded = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
+    let widened = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+    let weight = rounded(&uniform(rng, wide(inputs).unwrap().dims()));
+    let run = |half: bool| {
+        let own = |t: &Tensor| if half { t.clone() } else { widened(t) };
+        let mut vars = vec![Var::from_tensor(&own(&rounded(&inputs[0]))).unwrap()];
+        vars.extend(inputs[1..].iter().map(|t| Var::from_tensor(t).unwrap()));
+        let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
+        let y = if half {
+            narrow(&tensors)
+        } else {
+            wide(&tensors)
+        }
+        .unwrap();
+        assert_eq!(y.dtype(), own(&weight).dtype());
+        let loss = (&y * own(&weight)).unwrap().sum_all().unwrap();
+        let grads = loss.backward().unwrap();
+        let mut found = vec![y];
+        found.extend(
+            vars.iter()
+                .map(|v| grads.get(v).expect("a gradient").clone()),
+        );
+        found
+    };
+    let (half, whole) = (run(true), run(false));
+    for (i, (half, whole)) in half.iter().zip(&whole).enumerate() {
+        // The result and the gradient of the rows are bf16; a sum just between two numbers may be rounded to either.
+        let (wanted, limit) = match i {
+            0 | 1 => (rounded(whole), 1e-3),
+            _ => (whole.clone(), 1e-5),
+        };
+        assert_eq!(half.dtype(), wanted.dtype(), "output {i}");
+        let error = relative_error(&values(&widened(half)), &values(&widened(&wanted)));
+        assert!(error < limit, "output {i}: {error}");
     }
 }
