@@ -30,6 +30,7 @@ pub fn fill(
         count: attributes.count,
         colour: attributes.colours.first().copied(),
         general: false,
+        bare: false,
         rng,
         mentions: BTreeSet::new(),
     };
@@ -48,6 +49,8 @@ struct Filler<'a> {
     colour: Option<Colour>,
     /// Subjects are told by their family's general word: a ball, not a basketball.
     general: bool,
+    /// One subject comes without its article: as people type who search.
+    bare: bool,
     rng: &'a mut WorldRng,
     mentions: BTreeSet<String>,
 }
@@ -91,10 +94,10 @@ impl Filler<'_> {
     }
 
     fn slot(&mut self, slot: &str) -> Option<String> {
-        if slot == "np" || slot == "np_general" {
-            self.general = slot == "np_general";
+        if ["np", "np_general", "np_bare"].contains(&slot) {
+            (self.general, self.bare) = (slot == "np_general", slot == "np_bare");
             let phrase = self.noun_phrase();
-            self.general = false;
+            (self.general, self.bare) = (false, false);
             return Some(phrase);
         }
         if slot.contains('|') {
@@ -165,7 +168,11 @@ impl Filler<'_> {
         let groups = self.groups();
         let mut parts = Vec::new();
         for (colour, count) in groups {
-            let rule = if count == 1 { "one" } else { "many" };
+            let rule = match (count, self.bare) {
+                (1, true) => "bare",
+                (1, false) => "one",
+                _ => "many",
+            };
             let saved = (self.count, self.colour);
             (self.count, self.colour) = (count, colour);
             let rule = self.lexicon.rule(rule);

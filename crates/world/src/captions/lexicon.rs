@@ -105,7 +105,7 @@ impl Lexicon {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// A piece of the language's noun-phrase grammar (`one`, `many`, `comma`, `and`).
+    /// A piece of the language's noun-phrase grammar (`one`, `bare`, `many`, `comma`, `and`).
     pub fn rule(&self, name: &str) -> &str {
         self.grammar.get(name).map_or("", String::as_str)
     }
