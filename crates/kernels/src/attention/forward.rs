@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::tiles::{BOUND, Logits, Running, Softmax};
 use super::{AttentionBlock, AttentionPlan, Extents, View};
-use crate::gemm::{Block, Kernel, Matrix, Packed, Precision, Start};
+use crate::gemm::{Block, Kernel, Matrix, POWER_SUMS, Packed, Precision, Start};
 use crate::memory::{Aligned, HandedOn};
 use crate::simd::vectorised;
 
@@ -16,7 +16,9 @@ const QUERIES: usize = 96;
 /// Keys of a tile. A multiple of what `ALIGN` is.
 const KEYS: usize = 384;
 /// The same where probabilities are packed as they are made: a tile's logits stay in the first-level cache.
-const SMALL: [usize; 2] = [32, 256];
+const SMALL: [usize; 2] = [32, 128];
+/// Keys that are multiplied at a time there.
+const STEP: usize = 32;
 /// What the first key of a tile is a multiple of, for the packed layouts.
 const ALIGN: usize = 32;
 
@@ -42,8 +44,8 @@ struct Scratch {
     /// Numbers from one row of `out` to the next: a head's, and what is as cheap to make.
     width: usize,
     state: Vec<Running>,
-    /// Sums of rows whose probabilities were packed as they were made.
-    sums: Vec<f32>,
+    /// Sums of rows whose probabilities were packed as they were made, in parts.
+    sums: Aligned,
 }
 
 /// Where the results go. Tasks write disjoint parts.
@@ -176,7 +178,7 @@ impl Call<'_> {
             out: Aligned::default(),
             width: self.kernel.whole_columns(self.extents.head),
             state: Vec::new(),
-            sums: Vec::new(),
+            sums: Aligned::default(),
         }
     }
 
@@ -190,8 +192,7 @@ impl Call<'_> {
             false => Running::START,
         };
         s.state.resize(count, start);
-        s.sums.clear();
-        s.sums.resize(count, 0.0);
+        s.sums.reset(count * POWER_SUMS);
         s.q.pack_rows(self.q.head(task.head, e.head, task.rows.clone()));
         let last = task.block.k.len().saturating_sub(1);
         for (i, range) in task.block.k.iter().enumerate() {
@@ -239,18 +240,36 @@ impl Call<'_> {
         let e = self.extents;
         let (rows, keys) = (task.rows.len(), &self.keys[task.head / e.group()]);
         let stride = self.sizes()[1];
-        // SAFETY: q was packed with `rows` rows, the keys hold `columns` items from `tile` on,
-        // and the tile has room for as many queries and keys as `sizes` says.
-        unsafe {
-            let c = (s.tile.as_mut_ptr(), stride);
-            let (q, k) = (Block::new(&s.q, 0, 0), Block::new(&keys.k, tile, 0));
-            let shape = [rows, columns, e.head];
-            self.kernel.block(q, k, shape, c, Start::Zero);
-        }
+        // The products of q with some of the tile's keys.
+        let products = |s: &mut Scratch, some: Range<usize>| {
+            // SAFETY: q was packed with `rows` rows, the keys hold `columns` items from `tile` on,
+            // and the tile has room for as many queries and keys as `sizes` says.
+            unsafe {
+                let c = (s.tile.as_mut_ptr().add(some.start), stride);
+                let q = Block::new(&s.q, 0, 0);
+                let k = Block::new(&keys.k, tile + some.start, 0);
+                self.kernel
+                    .block(q, k, [rows, some.len(), e.head], c, Start::Zero);
+            }
+        };
         let bounded = self.bounded[task.head];
-        let scale = self.logits.scale * LOG2_E;
-        let logits = (&s.tile[..], stride);
-        if !(bounded && (s.p).pack_powers(logits, columns, seen, scale, &mut s.sums)) {
+        if bounded && self.kernel.packs_powers() {
+            // Tiles multiply some keys while the powers of those before are made.
+            let all = seen(0) == (0..columns);
+            let scale = self.logits.scale * LOG2_E;
+            s.p.begin_powers(rows, columns);
+            let mut before = 0..0;
+            for first in (0..columns.next_multiple_of(STEP) + STEP).step_by(STEP) {
+                let next = first.min(columns)..(first + STEP).min(columns);
+                if !next.is_empty() {
+                    products(s, next.clone());
+                }
+                let logits = (&s.tile[..], stride);
+                (s.p).pack_powers(logits, before, (!all).then_some(seen), scale, &mut s.sums);
+                before = next;
+            }
+        } else {
+            products(s, 0..columns);
             vectorised(Softmax {
                 tile: &mut s.tile,
                 stride,
@@ -275,8 +294,8 @@ impl Call<'_> {
 
     fn store(&self, s: &Scratch, task: &Task) {
         let e = self.extents;
-        let sums = s.state.iter().zip(&s.sums);
-        let sums = sums.map(|(state, packed)| (state.top, state.sum + packed));
+        let sums = s.state.iter().zip(s.sums.chunks_exact(POWER_SUMS));
+        let sums = sums.map(|(state, packed)| (state.top, state.sum + packed.iter().sum::<f32>()));
         for ((row, (top, sum)), out) in task.rows.clone().zip(sums).zip(s.out.chunks_exact(s.width))
         {
             if sum == 0.0 {

@@ -68,7 +68,7 @@ pub(crate) use dense::nearest;
 pub use eight::to_float8;
 pub use kernel::Kernel;
 pub(crate) use kernel::{Side, Start};
-pub(crate) use packed::{Block, GradientTile};
+pub(crate) use packed::{Block, GradientTile, POWER_SUMS};
 pub use packed::{Matrix, Packed};
 
 /// How exact the products are. Sums are always f32.

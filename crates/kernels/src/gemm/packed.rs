@@ -78,6 +78,11 @@ pub(crate) struct GradientTile<'a> {
     pub at: (usize, usize),
 }
 
+/// Parts that the sums of powers are kept in.
+pub(crate) const POWER_SUMS: usize = 16;
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(POWER_SUMS == super::powers::PARTS);
+
 /// One operand in the layout of a kernel. Its buffers are reused when it is packed again.
 pub struct Packed {
     kernel: Kernel,
@@ -137,36 +142,39 @@ impl Packed {
         self.pack(&Operand::by_columns(m.source()), 0..m.cols, 0..m.rows);
     }
 
-    /// Takes `2^(z * scale)` of as many rows of a tile as there are `sums` as items, and sums over the columns, of which
-    /// there are `columns`, `stride` from one row to the next; those not `seen` give 0. Adds each row's sum to `sums`.
-    /// The powers must be within 2^-126..2^126. False, with nothing done, where no kernel does both at once.
+    /// Makes room for the powers of so many rows and columns of logits.
+    pub(crate) fn begin_powers(&mut self, rows: usize, columns: usize) {
+        (self.len, self.depth) = (rows, columns);
+        self.make_room(self.layout());
+    }
+
+    /// Takes `2^(z * scale)` of some `columns` of a tile's rows as items, and sums over the columns; those not `seen` give 0.
+    /// Adds each row's sum, in [`POWER_SUMS`] parts, to `sums`. The powers must be within 2^-126..2^126, room have been made
+    /// for them, and the kernel be one that [`Kernel::packs_powers`].
     pub(crate) fn pack_powers(
         &mut self,
         (tile, stride): (&[f32], usize),
-        columns: usize,
-        seen: &dyn Fn(usize) -> Range<usize>,
+        columns: Range<usize>,
+        seen: Option<&dyn Fn(usize) -> Range<usize>>,
         scale: f32,
         sums: &mut [f32],
-    ) -> bool {
-        if !self.kernel.packs_powers() {
-            return false;
-        }
+    ) {
+        assert!(self.kernel.packs_powers(), "another kernel's powers");
         #[cfg(target_arch = "x86_64")]
         {
-            (self.len, self.depth) = (sums.len(), columns);
             let panels = self.layout();
-            self.make_room(panels);
             let tile = super::powers::Tile {
                 data: tile,
                 stride,
-                rows: sums.len(),
-                columns,
+                rows: self.len,
+                columns: self.depth,
                 seen,
             };
             // SAFETY: the processor was asked.
-            unsafe { super::powers::fill(&tile, scale, panels, &mut self.lines, sums) };
+            unsafe {
+                super::powers::fill(&tile, columns, scale, panels, &mut self.lines, sums);
+            }
         }
-        cfg!(target_arch = "x86_64")
     }
 
     /// What a tile of `whole` keys and queries gives for the gradients of attention, from `tile.at` on: its probabilities

@@ -17,45 +17,69 @@ pub struct Tile<'a> {
     pub stride: usize,
     pub rows: usize,
     pub columns: usize,
-    /// The columns of a row that count; the others give 0.
-    pub seen: &'a dyn Fn(usize) -> Range<usize>,
+    /// The columns of a row that count, the others give 0; all of them if there is none.
+    pub seen: Option<&'a dyn Fn(usize) -> Range<usize>>,
 }
 
-/// `2^(z * scale)` of every number z of the tile, which must be within -126..126, into the panels at `out`; and the sum
-/// of each row, before it is rounded, added to `sums`.
+/// Numbers of a row's sum in parts.
+pub const PARTS: usize = 16;
+
+/// `2^(z * scale)` of the numbers z of some columns of the tile (whole lines, but for the last one), which must be within
+/// -126..126, into the panels at `out`; and the sum of each row, before it is rounded, added to its [`PARTS`] of `sums`.
 ///
 /// # Safety
 /// The processor must have AVX-512 with BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-pub unsafe fn fill(tile: &Tile, scale: f32, panels: Panels, out: &mut [Line], sums: &mut [f32]) {
-    let blocks = tile.columns.div_ceil(LINE);
-    assert!(tile.columns <= tile.stride && blocks <= panels.blocks && sums.len() == tile.rows);
+pub unsafe fn fill(
+    tile: &Tile,
+    columns: Range<usize>,
+    scale: f32,
+    panels: Panels,
+    out: &mut [Line],
+    sums: &mut [f32],
+) {
+    let blocks = columns.start / LINE..columns.end.div_ceil(LINE);
+    assert!(columns.end <= tile.columns && tile.columns <= tile.stride);
+    assert!(columns.start.is_multiple_of(LINE) && blocks.end <= panels.blocks);
     assert!(tile.rows == 0 || tile.data.len() >= (tile.rows - 1) * tile.stride + tile.columns);
     assert!(out.len() >= tile.rows.div_ceil(panels.items) * panels.lines());
+    assert!(sums.len() == tile.rows * PARTS);
     let scale = _mm512_set1_ps(scale);
-    for (i, sum) in sums.iter_mut().enumerate() {
-        let seen = (tile.seen)(i);
-        let at = i / panels.items * panels.lines() + i % panels.items;
-        let (mut low_sum, mut high_sum) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-        for block in 0..blocks {
-            let first = block * LINE;
-            let mask = ones(seen.start, first) & !ones(seen.end, first);
-            let (low_mask, high_mask) = (mask as u16, (mask >> 16) as u16);
-            // SAFETY: masked loads read columns of the tile only; the line is one of the panels', which were checked.
+    for block in blocks {
+        let first = block * LINE;
+        let whole = tile.seen.is_none() && first + LINE <= columns.end;
+        for row in 0..tile.rows {
+            let at = row / panels.items * panels.lines() + row % panels.items;
+            // SAFETY: masked loads read columns of the tile only; the line is one of the panels' and the sums are the row's,
+            // which were checked.
             unsafe {
-                let from = tile.data.as_ptr().add(i * tile.stride + first);
-                let low = _mm512_maskz_loadu_ps(low_mask, from);
-                let high = _mm512_maskz_loadu_ps(high_mask, from.wrapping_add(16));
-                let low = _mm512_maskz_mov_ps(low_mask, exp2(low, scale));
-                let high = _mm512_maskz_mov_ps(high_mask, exp2(high, scale));
-                low_sum = _mm512_add_ps(low_sum, low);
-                high_sum = _mm512_add_ps(high_sum, high);
-                let both = _mm512_cvtne2ps_pbh(high, low);
+                let from = tile.data.as_ptr().add(row * tile.stride + first);
                 let line = out.as_mut_ptr().add(at + block * panels.items);
-                store(line, transmute::<__m512bh, __m512i>(both));
+                let sum = sums.as_mut_ptr().add(row * PARTS);
+                let (low, high) = match whole {
+                    true => (
+                        exp2(_mm512_loadu_ps(from), scale),
+                        exp2(_mm512_loadu_ps(from.add(16)), scale),
+                    ),
+                    false => {
+                        let seen = tile.seen.map_or(0..columns.end, |seen| seen(row));
+                        let mask = ones(seen.start, first) & !ones(seen.end, first);
+                        let [low, high] = [mask as u16, (mask >> 16) as u16];
+                        let part = |mask, from| {
+                            let power = exp2(_mm512_maskz_loadu_ps(mask, from), scale);
+                            _mm512_maskz_mov_ps(mask, power)
+                        };
+                        (part(low, from), part(high, from.wrapping_add(16)))
+                    }
+                };
+                let both = _mm512_add_ps(low, high);
+                _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), both));
+                store(
+                    line,
+                    transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)),
+                );
             }
         }
-        *sum += _mm512_reduce_add_ps(_mm512_add_ps(low_sum, high_sum));
     }
 }
 
