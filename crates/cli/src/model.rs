@@ -19,6 +19,9 @@ use crate::args::{ModelInfo, Preset};
 
 /// The model in `folder`, or the one inside the program.
 pub fn load(folder: Option<&Path>, device: &Device) -> Result<Foal> {
+    // Evaluation after evaluation asks for the same sizes: pages that stay cost some 80 MiB and save a tenth of the
+    // time.
+    gallop_kernels::keep_freed_memory();
     Ok(match folder {
         None => Foal::embedded(device)?,
         Some(folder) => Foal::open(folder, device)?,

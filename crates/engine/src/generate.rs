@@ -291,8 +291,8 @@ impl<'a> Pictures<'a> {
     }
 }
 
-/// Decodes chunk by chunk, and gives each frame away before the next chunk; `first` is the picture that the clip was to
-/// begin with.
+/// Decodes chunk by chunk, and gives the frames of each away while the next is decoded; `first` is the picture that the clip
+/// was to begin with.
 fn decode_video(
     model: &Foal,
     plan: &Plan,
@@ -304,12 +304,8 @@ fn decode_video(
     let mut pictures = Pictures::new(model, plan.base, plan.clip.size);
     let (mut done, total) = (0, latents.dim(0)?);
     let mut detail = None;
-    for start in (0..total).step_by(CHUNK) {
-        if cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        let chunk = latents.narrow(0, start, CHUNK.min(total - start))?;
-        for mut frame in pictures.push(&chunk)? {
+    let mut give = |frames: Vec<Frame>| -> Result<()> {
+        for mut frame in frames {
             if let Some(first) = first {
                 detail
                     .get_or_insert_with(|| Detail::new(first, &frame))
@@ -321,8 +317,22 @@ fn decode_video(
                 progress.at(done as u64);
             }
         }
+        Ok(())
+    };
+    let mut decoded = Vec::new();
+    for start in (0..total).step_by(CHUNK) {
+        if cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let chunk = latents.narrow(0, start, CHUNK.min(total - start))?;
+        let mut next = Ok(Vec::new());
+        rayon::in_place_scope(|scope| {
+            scope.spawn(|_| next = pictures.push(&chunk));
+            give(std::mem::take(&mut decoded))
+        })?;
+        decoded = next?;
     }
-    Ok(())
+    give(decoded)
 }
 
 /// The first frames of every latent frame but the first, of a clip of so many frames.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::pack::{interleave, store};
 use super::packed::GradientTile;
 use super::panels::{LINE, Line, Panels, RIGHT};
-use crate::simd::{EXP2, ROUND};
+use crate::simd::ROUND;
 
 /// Rows of f32 numbers.
 pub struct Tile<'a> {
@@ -180,7 +180,10 @@ fn ones(column: usize, first: usize) -> u32 {
     u32::MAX.checked_shl(skipped as u32).unwrap_or(0)
 }
 
-/// As `simd::exp2` of `z * scale`.
+/// 2^x for x from -1/2 to 1/2, the highest power first: within 7.5e-5 of its value, where bf16 is within 2e-3.
+const EXP2: [f32; 4] = [5.517_143_5e-2, 2.426_108_1e-1, 6.932_61e-1, 9.999_281e-1];
+
+/// `2^(z * scale)`, as near as bf16 needs it.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn exp2(z: __m512, scale: __m512) -> __m512 {
