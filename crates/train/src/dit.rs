@@ -54,6 +54,9 @@ pub struct DitRecipe {
     pub languages: BTreeMap<String, f64>,
     /// How often the caption is left out, for guidance.
     pub caption_dropout: f64,
+    /// How often a caption has words in it that mean nothing, so that words which it does not know tell the network nothing.
+    #[serde(default)]
+    pub strange_words: f64,
     /// How often the first latent frame is given.
     pub first_frame: f64,
     /// How often the whole clip is given, and its caption is what is learned.

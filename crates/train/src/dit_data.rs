@@ -28,6 +28,7 @@ use crate::dit::DitRecipe;
 use crate::error::Result;
 use crate::motion::{motion, moving};
 use crate::rng::{Purpose, stream};
+use crate::strange::with_strange_words;
 
 /// Shifts of the noise levels of clips whose picture is nearly clear: of the picture's own, and of the sound's, even in
 /// (0, 1) otherwise.
@@ -294,6 +295,12 @@ impl Source {
         }
         let weight = |caption: &Caption| self.recipe.languages.get(&caption.lang).copied();
         let caption = choose_by(&clip.captions, |c| weight(c).unwrap_or(0.0), rng)?;
+        let strange = self.recipe.strange_words;
+        if strange > 0.0 && rng.random_bool(strange.min(1.0)) {
+            return Ok(self
+                .tokenizer
+                .encode(&with_strange_words(&caption.text, rng))?);
+        }
         Ok(self.tokenizer.encode(&caption.text)?)
     }
 

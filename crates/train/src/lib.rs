@@ -26,6 +26,7 @@ mod recordings;
 mod rng;
 mod sheet;
 mod stft_loss;
+mod strange;
 mod stream;
 mod throughput;
 mod trainer;

@@ -125,6 +125,7 @@ fn tiny_recipes_lead_to_weights_that_load() {
                 picture_guidance: guidance - 1.0,
             }),
             caption_dropout: 0.0,
+            strange_words: 1.0,
             ..dit.clone()
         };
         student.optimiser.learning_rate = 0.0;
