@@ -63,9 +63,15 @@ pub fn linear_backward(
     segments: &Segments,
     precision: Precision,
 ) -> Result<[Option<Tensor>; 3]> {
-    let output = check(x, w, segments)? / segments.groups();
-    if grad.dims() != [x.dim(0)?, output] {
-        bail!("linear: a gradient {:?} of {output} outputs", grad.dims());
+    let stacked = check(x, w, segments)?;
+    let output = stacked / segments.groups();
+    let fits = bias.is_none_or(|b| b.dims() == [stacked]);
+    if !fits || grad.dims() != [x.dim(0)?, output] {
+        bail!(
+            "linear: a gradient {:?} of {output} outputs, bias {:?}",
+            grad.dims(),
+            bias.map(Tensor::dims)
+        );
     }
     let op = Linear {
         segments: segments.clone(),

@@ -259,4 +259,9 @@ fn gradients_without_a_tape_are_those_with_one() {
         assert_eq!(values(taped.get(var).unwrap()), values(&found.unwrap()));
     }
     assert!(own(&inputs[0]).is_err(), "a gradient of another shape");
+    let given = [&inputs[0], &inputs[1], &grad];
+    assert!(
+        linear_backward(given, Some(&grad), &segments, Precision::Bf16).is_err(),
+        "a bias of another shape"
+    );
 }

@@ -153,11 +153,12 @@ pub fn conv_backward(
         precision: precision.wider(),
         result: grad.dtype(),
     };
-    if grad.shape() != &op.geometry.output_shape() {
+    let (shape, output) = (op.geometry.output_shape(), op.geometry.output);
+    if grad.shape() != &shape || bias.is_some_and(|b| b.dims() != [output]) {
         bail!(
-            "conv: a gradient {:?} of {:?}",
+            "conv: a gradient {:?} of {shape:?}, bias {:?}",
             grad.dims(),
-            op.geometry.output_shape()
+            bias.map(Tensor::dims)
         );
     }
     op.gradients([x, w, grad], bias, [true; 2])
