@@ -296,12 +296,11 @@ impl Source {
         let weight = |caption: &Caption| self.recipe.languages.get(&caption.lang).copied();
         let caption = choose_by(&clip.captions, |c| weight(c).unwrap_or(0.0), rng)?;
         let strange = self.recipe.strange_words;
-        if strange > 0.0 && rng.random_bool(strange.min(1.0)) {
-            return Ok(self
-                .tokenizer
-                .encode(&with_strange_words(&caption.text, rng))?);
-        }
-        Ok(self.tokenizer.encode(&caption.text)?)
+        let text = match strange > 0.0 && rng.random_bool(strange.min(1.0)) {
+            true => with_strange_words(&caption.text, rng),
+            false => caption.text.clone(),
+        };
+        Ok(self.tokenizer.encode(&text)?)
     }
 
     fn task(&self, shape: LatentShape, rng: &mut Pcg64) -> Task {

@@ -157,8 +157,8 @@ fn without_tape(
     }
 }
 
-/// Adds `f` forward, and forward and backward by candle's tape for all its inputs (three times the operations), given the gradient of
-/// its result.
+/// Adds `f` forward, and forward and backward by candle's tape for all its inputs (three times the operations), given the
+/// gradient of its result.
 fn both(
     cases: &mut Vec<Case>,
     name: &str,

@@ -260,6 +260,23 @@ pub(super) unsafe fn convert(from: *const f32, len: usize, out: *mut Line, strid
     }
 }
 
+/// Ones for the first `count` numbers of a line, at the most all.
+fn first(count: usize) -> u32 {
+    u32::MAX >> (LINE - LINE.min(count))
+}
+
+/// A line of f32 numbers as bf16, zeros where the mask has none.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn rounded(from: *const f32, mask: u32) -> __m512i {
+    // SAFETY: the caller promises the numbers that the mask has.
+    unsafe {
+        let low = _mm512_maskz_loadu_ps(mask as u16, from);
+        let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(16));
+        transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
+    }
+}
+
 /// f32 numbers to bf16 ones, filled up with zeros to whole lines.
 ///
 /// # Safety
@@ -269,13 +286,9 @@ pub(super) unsafe fn round(from: &[f32], out: *mut u16) {
     // SAFETY: masked loads read `from` only; the caller gives room for all lines.
     unsafe {
         for i in (0..from.len()).step_by(LINE) {
-            let mask = u32::MAX >> (LINE - LINE.min(from.len() - i));
-            let at = from.as_ptr().add(i);
-            let low = _mm512_maskz_loadu_ps(mask as u16, at);
-            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, at.wrapping_add(16));
-            let both = _mm512_cvtne2ps_pbh(high, low);
-            let both = transmute::<__m512bh, __m512i>(both);
-            _mm512_storeu_si512(out.add(i).cast(), both);
+            let mask = first(from.len() - i);
+            let line = rounded(from.as_ptr().add(i), mask);
+            _mm512_storeu_si512(out.add(i).cast(), line);
         }
     }
 }
@@ -293,7 +306,7 @@ pub(super) unsafe fn narrow(from: Data, at: Range<usize>, out: *mut u16) {
             Data::Bf16(from) => {
                 let from = &from[at];
                 for i in (0..from.len()).step_by(LINE) {
-                    let mask = u32::MAX >> (LINE - LINE.min(from.len() - i));
+                    let mask = first(from.len() - i);
                     let line = _mm512_maskz_loadu_epi16(mask, from.as_ptr().add(i).cast());
                     _mm512_storeu_si512(out.add(i).cast(), line);
                 }
@@ -319,14 +332,11 @@ pub(super) unsafe fn round_rows(
             out.0.wrapping_add(row * out.1),
         );
         for i in (0..columns).step_by(LINE) {
-            let mask = u32::MAX >> (LINE - LINE.min(columns - i));
+            let mask = first(columns - i);
             // SAFETY: masks keep within the columns.
             unsafe {
-                let low = _mm512_maskz_loadu_ps(mask as u16, from.add(i));
-                let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, from.wrapping_add(i + 16));
-                let both = _mm512_cvtne2ps_pbh(high, low);
-                let both = transmute::<__m512bh, __m512i>(both);
-                _mm512_mask_storeu_epi16(out.add(i).cast(), mask, both);
+                let line = rounded(from.add(i), mask);
+                _mm512_mask_storeu_epi16(out.add(i).cast(), mask, line);
             }
         }
     }

@@ -80,8 +80,6 @@ pub(crate) struct GradientTile<'a> {
 
 /// Parts that the sums of powers are kept in.
 pub(crate) const POWER_SUMS: usize = 16;
-#[cfg(target_arch = "x86_64")]
-const _: () = assert!(POWER_SUMS == super::powers::PARTS);
 
 /// One operand in the layout of a kernel. Its buffers are reused when it is packed again.
 pub struct Packed {

@@ -6,7 +6,7 @@ use std::mem::transmute;
 use std::ops::Range;
 
 use super::pack::{interleave, store};
-use super::packed::GradientTile;
+use super::packed::{GradientTile, POWER_SUMS};
 use super::panels::{LINE, Line, Panels, RIGHT};
 use crate::simd::ROUND;
 
@@ -21,11 +21,9 @@ pub struct Tile<'a> {
     pub seen: Option<&'a dyn Fn(usize) -> Range<usize>>,
 }
 
-/// Numbers of a row's sum in parts.
-pub const PARTS: usize = 16;
-
 /// `2^(z * scale)` of the numbers z of some columns of the tile (whole lines, but for the last one), which must be within
-/// -126..126, into the panels at `out`; and the sum of each row, before it is rounded, added to its [`PARTS`] of `sums`.
+/// -126..126, into the panels at `out`; and the sum of each row, before it is rounded, added to its [`POWER_SUMS`] parts of
+/// `sums`.
 ///
 /// # Safety
 /// The processor must have AVX-512 with BF16.
@@ -43,7 +41,7 @@ pub unsafe fn fill(
     assert!(columns.start.is_multiple_of(LINE) && blocks.end <= panels.blocks);
     assert!(tile.rows == 0 || tile.data.len() >= (tile.rows - 1) * tile.stride + tile.columns);
     assert!(out.len() >= tile.rows.div_ceil(panels.items) * panels.lines());
-    assert!(sums.len() == tile.rows * PARTS);
+    assert!(sums.len() == tile.rows * POWER_SUMS);
     let scale = _mm512_set1_ps(scale);
     for block in blocks {
         let first = block * LINE;
@@ -55,7 +53,7 @@ pub unsafe fn fill(
             unsafe {
                 let from = tile.data.as_ptr().add(row * tile.stride + first);
                 let line = out.as_mut_ptr().add(at + block * panels.items);
-                let sum = sums.as_mut_ptr().add(row * PARTS);
+                let sum = sums.as_mut_ptr().add(row * POWER_SUMS);
                 let (low, high) = match whole {
                     true => (
                         exp2(_mm512_loadu_ps(from), scale),
