@@ -1,14 +1,15 @@
 //! foal's tokenizer: byte-level BPE learned from captions.
 //!
-//! Every string has tokens, for what no merge knows is spelt in bytes. Text is folded to NFKC lower case;
-//! each Chinese or Japanese character and each digit stands alone before the merges, so that a token never
-//! joins an adjective to its noun.
+//! Text is folded to NFKC lower case; each Chinese or Japanese character and each digit stands alone before the merges, so
+//! that a token never joins an adjective to its noun. What no merge knows is spelt in bytes, but characters beyond ASCII
+//! that no caption had are left out: a network knows their bytes only from other characters, and takes them for those.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
 use tokenizers::normalizers::{
     Lowercase, NFKC, NormalizerWrapper, Prepend, Sequence as Normalizers,
 };
@@ -17,12 +18,14 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use tokenizers::{AddedToken, NormalizedString, Normalizer, SplitDelimiterBehavior};
 
 use crate::error::{ModelError, Result};
 
 /// Scripts written without spaces, whose characters carry meaning alone.
 const IDEOGRAPHS: &str = r"[\p{Han}\p{Hiragana}\p{Katakana}]";
+/// The pattern of characters that are left out is this, those that are known, and `]`.
+const UNKNOWN: &str = r"[^\x00-\x7F";
 /// Bytes, and tokens with a meaning of their own.
 const SMALLEST_VOCABULARY: usize = 256 + Special::ALL.len();
 
@@ -70,10 +73,7 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// When the vocabulary cannot even hold the bytes.
-    pub fn train<I>(captions: I, vocabulary: usize) -> Result<Self>
-    where
-        I: Iterator<Item = String> + Send,
-    {
+    pub fn train(captions: &[String], vocabulary: usize) -> Result<Self> {
         if vocabulary < SMALLEST_VOCABULARY {
             let why = format!("a vocabulary of {vocabulary} is less than {SMALLEST_VOCABULARY}");
             return Err(ModelError::Config(why));
@@ -89,9 +89,34 @@ impl TextTokenizer {
             .build();
         let mut tokenizer = untrained()?;
         tokenizer
-            .train(&mut TrainerWrapper::BpeTrainer(trainer), captions)
+            .train(&mut TrainerWrapper::BpeTrainer(trainer), captions.iter())
             .map_err(failed)?;
-        Self::checked(tokenizer)
+        let mut tokenizer = Self::checked(tokenizer)?;
+        tokenizer.learn_characters(captions)?;
+        Ok(tokenizer)
+    }
+
+    /// From now on characters beyond ASCII have tokens only if one of `captions` has them, or one that was given here before.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn learn_characters(&mut self, captions: &[String]) -> Result<()> {
+        let mut known: BTreeSet<char> = match self.0.get_normalizer() {
+            Some(NormalizerWrapper::Sequence(steps)) => {
+                steps.as_ref().iter().flat_map(known_characters).collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        let all = normalizers(None)?;
+        for caption in captions {
+            let mut text = NormalizedString::from(caption.as_str());
+            all.normalize(&mut text).map_err(failed)?;
+            known.extend(text.get().chars().filter(|c| !c.is_ascii()));
+        }
+        self.0
+            .with_normalizer(Some(normalizers(Some(&known))?))
+            .map_err(failed)?;
+        Ok(())
     }
 
     /// Reads what [`Self::to_json`] wrote.
@@ -188,14 +213,35 @@ fn failed(error: tokenizers::Error) -> ModelError {
     ModelError::Tokenizer(error.to_string())
 }
 
+/// How text is folded, and which characters beyond ASCII stay; all of them where none are named.
+fn normalizers(known: Option<&BTreeSet<char>>) -> Result<Normalizers> {
+    let mut steps: Vec<NormalizerWrapper> = vec![NFKC.into(), Lowercase.into()];
+    if let Some(known) = known {
+        let pattern = format!("{UNKNOWN}{}]", String::from_iter(known));
+        let unknown = Replace::new(ReplacePattern::Regex(pattern), "").map_err(failed)?;
+        steps.push(unknown.into());
+    }
+    // The first word looks like any other.
+    steps.push(Prepend::new(" ".to_string()).into());
+    Ok(Normalizers::new(steps))
+}
+
+/// The characters that a step of [`normalizers`] lets through, if it is the one that leaves out the others.
+fn known_characters(step: &NormalizerWrapper) -> Vec<char> {
+    let NormalizerWrapper::Replace(replace) = step else {
+        return Vec::new();
+    };
+    // The pattern is told to serde alone.
+    let json = serde_json::to_value(replace).unwrap_or_default();
+    let pattern = json["pattern"]["Regex"].as_str().unwrap_or_default();
+    let known = pattern
+        .strip_prefix(UNKNOWN)
+        .and_then(|known| known.strip_suffix(']'));
+    known.unwrap_or_default().chars().collect()
+}
+
 fn untrained() -> Result<tokenizers::Tokenizer> {
     let mut tokenizer = tokenizers::Tokenizer::new(BPE::default());
-    let normalizers: Vec<NormalizerWrapper> = vec![
-        NFKC.into(),
-        Lowercase.into(),
-        // The first word looks like any other.
-        Prepend::new(" ".to_string()).into(),
-    ];
     let ideographs = SplitPattern::Regex(IDEOGRAPHS.to_string());
     let alone = Split::new(ideographs, SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
     let steps: Vec<PreTokenizerWrapper> = vec![
@@ -204,7 +250,7 @@ fn untrained() -> Result<tokenizers::Tokenizer> {
         ByteLevel::new(false, false, true).into(),
     ];
     tokenizer
-        .with_normalizer(Some(Normalizers::new(normalizers)))
+        .with_normalizer(Some(normalizers(None)?))
         .map_err(failed)?
         .with_pre_tokenizer(Some(PreTokenizers::new(steps)))
         .with_decoder(Some(ByteLevel::default()));
@@ -217,20 +263,22 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::OnceLock;
 
-    fn captions() -> impl Iterator<Item = String> + Send {
-        (0..200).flat_map(|i| {
-            let colour = ["red", "blue", "green"][i % 3];
-            let zh = ["红色", "蓝色", "绿色"][i % 3];
-            [
-                format!("A {colour} basketball bounces on a wooden floor."),
-                format!("一个{zh}的篮球在木地板上弹跳{i}次。"),
-            ]
-        })
+    fn captions() -> Vec<String> {
+        (0..200)
+            .flat_map(|i| {
+                let colour = ["red", "blue", "green"][i % 3];
+                let zh = ["红色", "蓝色", "绿色"][i % 3];
+                [
+                    format!("A {colour} basketball bounces on a wooden floor."),
+                    format!("一个{zh}的篮球在木地板上弹跳{i}次。"),
+                ]
+            })
+            .collect()
     }
 
     fn tokenizer() -> &'static TextTokenizer {
         static TRAINED: OnceLock<TextTokenizer> = OnceLock::new();
-        TRAINED.get_or_init(|| TextTokenizer::train(captions(), 400).unwrap())
+        TRAINED.get_or_init(|| TextTokenizer::train(&captions(), 400).unwrap())
     }
 
     #[test]
@@ -267,16 +315,37 @@ mod tests {
         let read = TextTokenizer::load(&path).unwrap();
         let text = "a green basketball 红色 12 🏀";
         assert_eq!(read.encode(text).unwrap(), t.encode(text).unwrap());
-        let again = TextTokenizer::train(captions(), 400).unwrap();
+        let again = TextTokenizer::train(&captions(), 400).unwrap();
         assert_eq!(again.to_json().unwrap(), json);
         std::fs::write(&path, &json[..json.len() / 2]).unwrap();
         assert!(TextTokenizer::load(&path).is_err());
-        assert!(TextTokenizer::train(captions(), 200).is_err());
+        assert!(TextTokenizer::train(&captions(), 200).is_err());
+    }
+
+    #[test]
+    fn characters_that_no_caption_had_are_left_out() {
+        let t = tokenizer();
+        let same = |a: &str, b: &str| assert_eq!(t.encode(a).unwrap(), t.encode(b).unwrap());
+        same("红色的篮球掉在木地板上", "红色的篮球在木地板上");
+        same("a red 🏀 basketball", "a red  basketball");
+        same("ｒｅｄ　ball", "red ball");
+        same("掉", "");
+        let mut more = t.clone();
+        more.learn_characters(&["篮球掉É".to_string()]).unwrap();
+        let more = TextTokenizer::from_json(&more.to_json().unwrap()).unwrap();
+        for text in ["红色的篮球掉在木地板上", "é"] {
+            assert_eq!(more.decode(&more.encode(text).unwrap()).unwrap(), text);
+        }
+        assert_eq!(more.encode("蹦").unwrap(), more.encode("").unwrap());
+        assert_eq!(
+            more.encode("a red ball").unwrap(),
+            t.encode("a red ball").unwrap()
+        );
     }
 
     proptest! {
         #[test]
-        fn every_string_has_tokens_and_comes_back(text in "[a-z0-9一-龥àßñ🏀-🏄 .,!]{0,60}") {
+        fn every_known_string_has_tokens_and_comes_back(text in "[a-z0-9红蓝绿色的篮球 .,!-]{0,60}") {
             let t = tokenizer();
             let ids = t.encode(&text).unwrap();
             let limit = t.vocabulary() as u32;

@@ -192,9 +192,11 @@ pub fn train_dit(
         Some(weights) => {
             let path = weights.with_file_name("tokenizer.json");
             let json = std::fs::read_to_string(&path).map_err(TrainError::file(&path))?;
-            TextTokenizer::from_json(&json)?
+            let mut tokenizer = TextTokenizer::from_json(&json)?;
+            tokenizer.learn_characters(&texts(recipe)?)?;
+            tokenizer
         }
-        None => learn_tokenizer(recipe)?,
+        None => TextTokenizer::train(&texts(recipe)?, recipe.vocabulary)?,
     };
     let path = folder.join("tokenizer.json");
     std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;
@@ -246,8 +248,8 @@ fn to_json(what: &impl Serialize) -> String {
     serde_json::to_string(what).expect("configurations and numbers are plain data")
 }
 
-/// Learns the vocabulary from the captions that training will show.
-fn learn_tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
+/// Captions such as training will show, for the tokenizer.
+fn texts(recipe: &DitRecipe) -> Result<Vec<String>> {
     let config = recipe.world.config(Split::Train);
     let mut texts = Vec::new();
     for i in 0..TOKENIZER_CLIPS {
@@ -262,7 +264,7 @@ fn learn_tokenizer(recipe: &DitRecipe) -> Result<TextTokenizer> {
             .filter(|c| recipe.languages.contains_key(&c.lang));
         texts.extend(known.map(|caption| caption.text));
     }
-    Ok(TextTokenizer::train(texts.into_iter(), recipe.vocabulary)?)
+    Ok(texts)
 }
 
 fn source(

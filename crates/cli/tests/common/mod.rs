@@ -18,7 +18,7 @@ use serde::Serialize;
 
 /// Writes a model's folder as `gallop train` leaves it, small enough for a test.
 pub fn tiny_model(folder: &Path) {
-    let tokenizer = TextTokenizer::train(["a red ball".to_string()].into_iter(), 300).unwrap();
+    let tokenizer = TextTokenizer::train(&["a red ball".to_string()], 300).unwrap();
     fs::write(folder.join("tokenizer.json"), tokenizer.to_json().unwrap()).unwrap();
     let config = r#"{"name": "tiny",
         "sampling": {"sampler": "unipc", "num_steps": 2, "guidance": 2.0, "shift": 3.0},

@@ -48,7 +48,10 @@ struct File {
     templates: BTreeMap<String, Templates>,
 }
 
-/// A family's templates; a leading `!` marks a wording that is kept from training.
+/// Marks a wording that is kept from training.
+const KEPT_FROM_TRAINING: char = '!';
+
+/// A family's templates, some marked with [`KEPT_FROM_TRAINING`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Templates {
@@ -121,7 +124,7 @@ impl Lexicon {
             Length::Long => &templates.long,
         };
         list.iter()
-            .filter_map(|t| match (t.strip_prefix('!'), split) {
+            .filter_map(|t| match (t.strip_prefix(KEPT_FROM_TRAINING), split) {
                 (Some(held), Split::Heldout) => Some(held),
                 (None, Split::Train) => Some(t.as_str()),
                 _ => None,
@@ -144,11 +147,12 @@ impl Lexicon {
         words.flat_map(|(_, words)| words).map(String::as_str)
     }
 
-    /// Every literal text that captions of `world`'s clips may have: words, templates, noun phrases.
+    /// Every literal text that captions of `world`'s clips have in training: words, templates, noun phrases.
     pub fn literals<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
         let templates = (self.templates.iter())
             .filter(|(family, _)| world.has_family(family))
-            .flat_map(|(_, t)| t.short.iter().chain(&t.medium).chain(&t.long));
+            .flat_map(|(_, t)| t.short.iter().chain(&t.medium).chain(&t.long))
+            .filter(|template| !template.starts_with(KEPT_FROM_TRAINING));
         let words = self.words.iter().filter(|(key, _)| {
             let (family, concept) = family_and_concept(key);
             (family.is_empty() || world.has_family(family)) && world.may_show(concept)

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::lexicon;
 use crate::world::WorldConfig;
 
-/// The words of `prompt` that no caption of a clip of `world` has, once each: first those that tell, then those that are
-/// said, which may also be any that the world's faces say.
+/// The words of `prompt` that no caption of a clip of `world` has in training, once each: first those that tell, then those
+/// that are said, which may also be any that the world's faces say.
 ///
 /// A word for what the world never shows is known only within a longer phrase of its captions: "a small room" does not make
 /// small things known. Words of alphabets are compared whole; runs of Han characters are read from the left by the
