@@ -124,7 +124,11 @@ impl BallStage {
             eye: f64::from(setting.eye),
             seconds,
         };
-        let mut balls: Vec<One> = (0..a.count).map(|i| plan.ball(a, i, rng)).collect();
+        let mut balls: Vec<One> = Vec::with_capacity(a.count);
+        for index in 0..a.count {
+            let ball = plan.ball(a, (index, balls.first()), rng);
+            balls.push(ball);
+        }
         // Far to near, which is the order of drawing.
         balls.sort_by(|a, b| b.z.total_cmp(&a.z));
         Self {
@@ -146,7 +150,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn ball(&self, a: &Attributes, index: usize, rng: &mut WorldRng) -> One {
+    /// A ball; where they travel, all follow the first.
+    fn ball(
+        &self,
+        a: &Attributes,
+        (index, leader): (usize, Option<&One>),
+        rng: &mut WorldRng,
+    ) -> One {
         let diameter = match a.size.unwrap_or(Size::Medium) {
             Size::Small => rng.random_range(0.15..0.18),
             Size::Medium => rng.random_range(0.22..0.26),
@@ -154,9 +164,9 @@ impl Plan {
         };
         let crowd = [1.0, 0.95, 0.82][(a.count - 1).min(2)];
         let radius = 0.5 * diameter * crowd;
-        let z = 0.42 * index as f64;
+        let z = depth(index);
         // Farther balls have more room in units, but only above the height of the eye.
-        let far = (3.2 + z) / 3.2;
+        let far = farness(z);
         let half = (self.half_width * far - radius - 0.02).max(0.05);
         let top = self.eye + (self.top - self.eye) * far;
         let height = (top - 2.0 * radius - 0.03).max(0.1) * rng.random_range(0.72..1.0);
@@ -168,18 +178,20 @@ impl Plan {
         One {
             radius,
             z,
-            lane: self.lane(a, (index, half), &bounce, rng),
+            lane: self.lane(a, (index, radius, half), leader, &bounce, rng),
             bounce,
             skin: paint::Skin::new(&a.subject, a.colour(index), rng),
             colour: a.colour(index),
         }
     }
 
-    /// Where along X: across the picture, or on the spot, side by side.
+    /// Where along X: on the spot, side by side, or across the picture, one behind the other, so that two are not taken for
+    /// one.
     fn lane(
         &self,
         a: &Attributes,
-        (index, half): (usize, f64),
+        (index, radius, half): (usize, f64, f64),
+        leader: Option<&One>,
         bounce: &Bounce,
         rng: &mut WorldRng,
     ) -> Lane {
@@ -194,11 +206,33 @@ impl Plan {
             let x = (slot * half + a.aside(rng.random_range(-loose..loose))).clamp(-half, half);
             return Lane::new(x, 0.0, bounce);
         }
-        let length = (2.0 * half * rng.random_range(0.7..1.0)).min(0.95 * self.seconds);
-        let middle = (half - 0.5 * length).max(0.0);
-        let from = rng.random_range(-middle..=middle) - sign * 0.5 * length;
-        Lane::new(from, sign * length / self.seconds, bounce)
+        if let Some(leader) = leader {
+            let (x, speed) = leader.lane.start();
+            let behind = self.gap(a, leader.radius) * index as f64;
+            let far = farness(depth(index));
+            return Lane::new((x - sign * behind) * far, speed * far, bounce);
+        }
+        let queue = self.gap(a, radius) * (a.count - 1) as f64;
+        let length = ((2.0 * half - queue) * rng.random_range(0.7..1.0)).min(0.95 * self.seconds);
+        let middle = (half - 0.5 * (length + queue)).max(0.0);
+        let last = rng.random_range(-middle..=middle) - sign * 0.5 * (length + queue);
+        Lane::new(last + sign * queue, sign * length / self.seconds, bounce)
     }
+
+    /// From a travelling ball of this radius to the one behind it, as seen; less where the picture is narrow.
+    fn gap(&self, a: &Attributes, radius: f64) -> f64 {
+        (2.5 * radius).min(self.half_width / a.count as f64)
+    }
+}
+
+/// Depth of a ball.
+fn depth(index: usize) -> f64 {
+    0.42 * index as f64
+}
+
+/// How much farther a ball at depth `z` is than one at 0.
+fn farness(z: f64) -> f64 {
+    (3.2 + z) / 3.2
 }
 
 impl Stage for BallStage {

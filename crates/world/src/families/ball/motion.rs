@@ -181,6 +181,12 @@ impl Lane {
         Self { legs }
     }
 
+    /// Where and how fast it begins.
+    pub fn start(&self) -> (f64, f64) {
+        let (_, x, speed) = self.legs[0];
+        (x, speed)
+    }
+
     /// Where at `time`.
     pub fn x(&self, time: f64) -> f64 {
         let passed = self.legs.partition_point(|leg| leg.0 <= time).max(1);

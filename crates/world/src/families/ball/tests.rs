@@ -241,3 +241,33 @@ fn the_floor_under_the_ball_is_where_the_view_says() {
     let row = view.project([0.3, 0.0, 0.4]).y;
     assert!((row - view.floor_row(0.4)).abs() < 1e-3);
 }
+
+#[test]
+fn balls_that_travel_together_are_seen_apart() {
+    let mut seen = 0;
+    for seed in 0..400 {
+        let mut spec = spec(seed, Look::Flat);
+        let a = &mut spec.attributes;
+        let travels = a.direction.is_some_and(|d| d != Direction::InPlace);
+        if a.count == 1 || !travels {
+            continue;
+        }
+        // Sand stops each where it falls; a camera that goes along changes what is beside what.
+        (a.floor, a.camera) = (Some("wood".into()), Camera::Still);
+        (spec.shape.size, spec.shape.frames) = (PixelSize::new(64, 36), 49);
+        let tracks = crate::render_spec(&spec, false).unwrap().truth.tracks;
+        for frame in 0..spec.shape.frames {
+            let mut balls: Vec<_> = tracks.iter().map(|t| t.points[frame]).collect();
+            balls.sort_by(|p, q| p.x.total_cmp(&q.x));
+            for pair in balls.windows(2) {
+                let apart = pair[1].x - pair[0].x;
+                // Touching at most: squeezed balls are wider.
+                assert!(apart > 0.95 * (pair[0].rx + pair[1].rx), "{seed}: {pair:?}");
+            }
+            let inside = |p: &crate::truth::TrackPoint| (0.0..=1.0).contains(&p.x);
+            assert!(balls.iter().all(inside), "{seed}: {balls:?}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 20);
+}
