@@ -58,8 +58,8 @@ impl Effort {
             finder: (clips.min(MOST_FOR_FINDER), 7),
             clips,
             glimpses: 4 * clips,
-            rounds: (7, 40),
-            tests: clips.div_ceil(6),
+            rounds: (12, 40),
+            tests: clips.div_ceil(4),
         }
     }
 }
