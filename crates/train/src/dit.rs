@@ -188,15 +188,14 @@ pub fn train_dit(
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
     std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
+    let texts = texts(recipe)?;
     let tokenizer = match &recipe.start {
         Some(weights) => {
-            let path = weights.with_file_name("tokenizer.json");
-            let json = std::fs::read_to_string(&path).map_err(TrainError::file(&path))?;
-            let mut tokenizer = TextTokenizer::from_json(&json)?;
-            tokenizer.learn_characters(&texts(recipe)?)?;
+            let mut tokenizer = TextTokenizer::load(&weights.with_file_name("tokenizer.json"))?;
+            tokenizer.learn_characters(&texts)?;
             tokenizer
         }
-        None => TextTokenizer::train(&texts(recipe)?, recipe.vocabulary)?,
+        None => TextTokenizer::train(&texts, recipe.vocabulary)?,
     };
     let path = folder.join("tokenizer.json");
     std::fs::write(&path, tokenizer.to_json()?).map_err(TrainError::file(&path))?;

@@ -48,10 +48,7 @@ struct File {
     templates: BTreeMap<String, Templates>,
 }
 
-/// Marks a wording that is kept from training.
-const KEPT_FROM_TRAINING: char = '!';
-
-/// A family's templates, some marked with [`KEPT_FROM_TRAINING`].
+/// A family's templates; a leading `!` marks a wording that is kept from training.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Templates {
@@ -124,7 +121,7 @@ impl Lexicon {
             Length::Long => &templates.long,
         };
         list.iter()
-            .filter_map(|t| match (t.strip_prefix(KEPT_FROM_TRAINING), split) {
+            .filter_map(|t| match (t.strip_prefix('!'), split) {
                 (Some(held), Split::Heldout) => Some(held),
                 (None, Split::Train) => Some(t.as_str()),
                 _ => None,
@@ -149,20 +146,20 @@ impl Lexicon {
 
     /// Every literal text that captions of `world`'s clips have in training: words, templates, noun phrases.
     pub fn literals<'a>(&'a self, world: &'a WorldConfig) -> impl Iterator<Item = &'a str> {
-        let templates = (self.templates.iter())
-            .filter(|(family, _)| world.has_family(family))
-            .flat_map(|(_, t)| t.short.iter().chain(&t.medium).chain(&t.long))
-            .filter(|template| !template.starts_with(KEPT_FROM_TRAINING));
+        let templates = (self.templates.keys())
+            .filter(|family| world.has_family(family))
+            .flat_map(|family| Length::ALL.map(|length| (family, length)))
+            .flat_map(|(family, length)| self.templates(family, length, Split::Train));
         let words = self.words.iter().filter(|(key, _)| {
             let (family, concept) = family_and_concept(key);
             (family.is_empty() || world.has_family(family)) && world.may_show(concept)
         });
         words
             .flat_map(|(_, words)| words)
-            .chain(templates)
             .chain(self.grammar.values())
             .chain(&self.known)
             .map(String::as_str)
+            .chain(templates)
     }
 }
 
