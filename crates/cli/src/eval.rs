@@ -255,6 +255,7 @@ impl Bench<'_> {
             prompt: measures.prompt,
             file: measures.file,
             sync: measures.sync,
+            strokes: measures.strokes,
             lips: measures.lips,
             ..Measures::default()
         })

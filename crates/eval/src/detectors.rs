@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::classifier::{Classifier, best};
 use crate::features::{Features, Seen};
 use crate::finder::Finder;
+use crate::impacts::{Impact, strokes};
 use crate::lips::{Lips, Reader};
+use crate::motion::Moving;
 use crate::namer::{Namer, Thing};
 use crate::paint;
+use crate::tracks::paths;
 
 /// What is detected in a clip.
 pub const ATTRIBUTES: [&str; 6] = ["subject", "colour", "count", "direction", "look", "camera"];
@@ -19,6 +22,8 @@ pub const ATTRIBUTES: [&str; 6] = ["subject", "colour", "count", "direction", "l
 pub(crate) const PLAIN: [&str; 4] = ["count", "direction", "look", "camera"];
 /// A thing seen for less than this share of the longest seen one's time is a stray.
 const LASTING: f32 = 0.3;
+/// A stroke seen within so many seconds of a true one is that.
+pub(crate) const NEAR: f64 = 0.06;
 
 /// What detectors were fitted on, and so what they can be asked about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,10 @@ pub struct Fitted {
     /// The same on coded clips of it; empty if they learnt from none.
     #[serde(default)]
     pub coded: BTreeMap<String, (usize, usize)>,
+    /// Of the rendered ones with instruments: strokes of mallets that were seen within [`NEAR`] of one, strokes seen, and
+    /// strokes that there are.
+    #[serde(default)]
+    pub strokes: Option<(usize, usize, usize)>,
     /// Correlation of lips and voice on the clips that were not coded, and with the voice of another clip.
     #[serde(default)]
     pub lips: Option<(f64, f64)>,
@@ -46,6 +55,8 @@ pub struct Detectors {
     pub fitted: Fitted,
     /// Finds things.
     pub finder: Finder,
+    /// Finds the heads of mallets, if these detectors know what they look like.
+    pub mallets: Option<Finder>,
     /// Names what they are.
     pub subject: Option<Namer>,
     /// Names their colours.
@@ -129,6 +140,12 @@ impl Detectors {
         }
     }
 
+    /// Strokes of mallets that fall in the direction `fall` ([`gallop_world::Struck::fall`]), if these detectors know what
+    /// mallets look like.
+    pub fn strokes(&self, seen: &Seen, fall: [f64; 2]) -> Option<Vec<Impact>> {
+        Some(strokes_by(self.mallets.as_ref()?, seen, fall))
+    }
+
     /// How mouth and voice go together, if these detectors know: not at all where no head is seen.
     pub fn lips(&self, seen: &Seen) -> Option<Lips> {
         let reader = self.lips.as_ref()?;
@@ -147,6 +164,13 @@ impl Detectors {
         });
         Some(together(named))
     }
+}
+
+/// Strokes of the mallets that `finder` finds.
+pub(crate) fn strokes_by(finder: &Finder, seen: &Seen, fall: [f64; 2]) -> Vec<Impact> {
+    let Moving { rgb, to_first, .. } = &seen.moving;
+    let found: Vec<_> = (0..rgb.len()).map(|f| finder.find(rgb, f)).collect();
+    strokes(&paths(&found, to_first, rgb[0][0].size), fall)
 }
 
 /// The things that are not strays, the longest seen first.

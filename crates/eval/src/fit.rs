@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use gallop_core::{Cancel, Clip, Progress};
-use gallop_world::{Attributes, Rendered, Split, Truth, WorldConfig};
+use gallop_world::{Attributes, Rendered, Split, Struck, Track, Truth, WorldConfig};
 use rayon::prelude::*;
 
 use crate::classifier::Classifier;
-use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, label, numbers};
+use crate::detectors::{ATTRIBUTES, Detectors, Fitted, NEAR, PLAIN, label, numbers, strokes_by};
 use crate::error::EvalError;
 use crate::features::{Features, Seen};
 use crate::finder::{Example, Finder};
 use crate::lessons::{Glimpse, colour_namer, is_thing, sorted, subject_namer};
 use crate::lips::{self, Reader, Talk};
+use crate::measure::pair;
 use crate::motion::small_frames;
 use crate::net::Noise;
 use crate::tracks::Path;
@@ -32,6 +33,8 @@ const BATCH: usize = 16;
 /// alone.
 const FRAMES: usize = 4;
 const SHORT: usize = 17;
+/// The family whose things are struck with mallets.
+const INSTRUMENT: &str = "instrument";
 
 /// Clips that the finder learns from, at most: more make it hardly surer.
 const MOST_FOR_FINDER: usize = 1000;
@@ -58,7 +61,7 @@ impl Effort {
             finder: (clips.min(MOST_FOR_FINDER), 7),
             clips,
             glimpses: 4 * clips,
-            rounds: (12, 40),
+            rounds: (24, 40),
             tests: clips.div_ceil(4),
         }
     }
@@ -84,6 +87,19 @@ impl Course<'_> {
     fn with(&self, change: impl Fn(&WorldConfig) -> WorldConfig) -> Self {
         Self {
             worlds: self.worlds.iter().map(change).collect(),
+            coding: self.coding,
+        }
+    }
+
+    /// The same clips of one family alone; no worlds where none has it.
+    fn of_family(&self, family: &str) -> Self {
+        let has = |world: &&WorldConfig| world.families.iter().any(|f| f == family);
+        let worlds = self.worlds.iter().filter(has).map(|world| WorldConfig {
+            families: vec![family.to_owned()],
+            ..world.clone()
+        });
+        Self {
+            worlds: worlds.collect(),
             coding: self.coding,
         }
     }
@@ -121,6 +137,8 @@ pub(crate) struct Watched {
     /// Mouth and voice, and how far the mouth is truly open in each frame; `None` where nobody
     /// speaks or no head is seen.
     pub talk: Option<(Talk, Vec<f32>)>,
+    /// Strokes of mallets that were seen, and those that there are, in seconds; `None` without instruments.
+    pub strokes: Option<[Vec<f64>; 2]>,
 }
 
 /// How far the mouth is open in each frame, in halves of the head's height.
@@ -131,8 +149,18 @@ fn opening(truth: &Truth) -> Option<Vec<f32>> {
     Some(both.map(|(m, h)| m.ry / h.ry.max(1e-6)).collect())
 }
 
-/// Frames of one clip for the finder to learn from.
-fn examples(rendered: &Rendered) -> Vec<Example> {
+/// When mallets strike.
+fn strikes(truth: &Truth) -> Vec<f64> {
+    let strikes = truth.events.iter().filter(|event| event.kind == "strike");
+    strikes.map(|event| event.time).collect()
+}
+
+fn is_mallet(track: &Track) -> bool {
+    track.label == "mallet"
+}
+
+/// Frames of one clip for a finder of those things to learn from.
+fn examples(rendered: &Rendered, is_wanted: fn(&Track) -> bool) -> Vec<Example> {
     let rgb = small_frames(&rendered.clip);
     let size = rgb[0][0].size;
     let mut noise = Noise::new(rendered.truth.seed);
@@ -143,7 +171,7 @@ fn examples(rendered: &Rendered) -> Vec<Example> {
                 .truth
                 .tracks
                 .iter()
-                .filter(|t| is_thing(t) && t.points[frame].visible)
+                .filter(|t| is_wanted(t) && t.points[frame].visible)
                 .map(|t| {
                     let p = t.points[frame];
                     let (w, h) = (size.width as f32, size.height as f32);
@@ -156,9 +184,16 @@ fn examples(rendered: &Rendered) -> Vec<Example> {
 }
 
 impl Watched {
-    /// Looks at a rendered clip.
-    pub fn new(rendered: &Rendered, finder: &Finder) -> Self {
+    /// Looks at a rendered clip, for strokes too where there is a finder of mallets.
+    pub fn new(rendered: &Rendered, finder: &Finder, mallets: Option<&Finder>) -> Self {
         let seen = Seen::new(&rendered.clip, finder);
+        let attributes = &rendered.truth.attributes;
+        let mallets = mallets.filter(|_| attributes.family == INSTRUMENT);
+        let strokes = mallets.map(|mallets| {
+            let strokes = strokes_by(mallets, &seen, Struck::fall(attributes));
+            let seen = strokes.iter().map(|stroke| stroke.time).collect();
+            [seen, strikes(&rendered.truth)]
+        });
         let colours = seen
             .paths
             .iter()
@@ -168,6 +203,7 @@ impl Watched {
         Self {
             talk: seen.talk.zip(opening(&rendered.truth)),
             features: seen.features,
+            strokes,
             attributes: rendered.truth.attributes.clone(),
             colours,
         }
@@ -242,7 +278,7 @@ impl Detectors {
     /// `None` when cancelled.
     ///
     /// Of `kept` all stays but what lists of numbers tell (count, direction, look, camera): these depend most on what
-    /// the pictures are like, and need neither finder nor glimpses.
+    /// the pictures are like, and need neither finder nor glimpses. A finder of mallets is added where it has none.
     ///
     /// # Errors
     /// A family that is not registered; no clip; what coding says.
@@ -252,18 +288,15 @@ impl Detectors {
         kept: Option<Self>,
         (progress, cancel): (&dyn Progress, &Cancel),
     ) -> Result<Option<Self>, EvalError> {
-        let finder = match &kept {
-            Some(kept) => Some(kept.finder.clone()),
-            None => fit_finder(course, effort, progress, cancel)?,
-        };
-        let Some(finder) = finder else {
+        let Some((finder, mallets)) = finders(course, effort, kept.as_ref(), (progress, cancel))?
+        else {
             return Ok(None);
         };
         progress.stage("clips for names", effort.clips as u64);
         let watched = rendered(
             (course, None),
             (FIRST_SEED, effort.clips),
-            |r| Watched::new(r, &finder),
+            |r| Watched::new(r, &finder, None),
             (progress, cancel),
         )?;
         let Some(watched) = watched else {
@@ -272,6 +305,7 @@ impl Detectors {
         let mut detectors = match kept {
             Some(kept) => Self {
                 plain: plain(&watched, effort.rounds.1),
+                mallets,
                 ..kept
             },
             None => {
@@ -280,7 +314,8 @@ impl Detectors {
                 };
                 progress.stage("names", 3);
                 let report = |done| progress.at(done);
-                Self::of(finder, (&watched, &glimpses), effort.rounds, report)?
+                let finders = (finder, mallets);
+                Self::of(finders, (&watched, &glimpses), effort.rounds, report)?
             }
         };
         detectors.fitted.clips = watched.len();
@@ -295,6 +330,7 @@ impl Detectors {
         };
         detectors.fitted.accuracy = detectors.tried(&plain);
         detectors.fitted.lips = detectors.lips_tried(&plain);
+        detectors.fitted.strokes = strokes_tried(&plain);
         detectors.fitted.coded = detectors.tried(&coded);
         Ok(Some(detectors))
     }
@@ -312,7 +348,7 @@ impl Detectors {
         let all = rendered(
             (course, Some(Split::Heldout)),
             (TEST_SEED, 2 * n),
-            |r| Watched::new(r, &self.finder),
+            |r| Watched::new(r, &self.finder, self.mallets.as_ref()),
             (progress, cancel),
         )?;
         Ok(all.map(|all| {
@@ -324,12 +360,12 @@ impl Detectors {
         }))
     }
 
-    /// Detectors from a finder and what it saw, and glimpses of more.
+    /// Detectors from finders of things and of mallets and what the former saw, and glimpses of more.
     ///
     /// # Errors
     /// If no clip was watched.
     fn of(
-        finder: Finder,
+        (finder, mallets): (Finder, Option<Finder>),
         (watched, glimpses): (&[Watched], &[Glimpse]),
         (looks, numbers_rounds): (usize, usize),
         mut report: impl FnMut(u64),
@@ -347,6 +383,7 @@ impl Detectors {
         Ok(Self {
             fitted: Fitted::default(),
             finder,
+            mallets,
             subject,
             colour,
             plain: plain(watched, numbers_rounds),
@@ -391,6 +428,14 @@ impl Detectors {
     }
 }
 
+/// Strokes that were seen within [`NEAR`] of a true one, strokes seen, and true ones. `None` where nobody looked.
+fn strokes_tried(tests: &[Watched]) -> Option<(usize, usize, usize)> {
+    let strokes = tests.iter().filter_map(|test| test.strokes.as_ref());
+    let counts =
+        strokes.map(|[seen, there]| (pair(there, seen, NEAR).len(), seen.len(), there.len()));
+    counts.reduce(|a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
+}
+
 /// Learns what lists of numbers tell.
 fn plain(watched: &[Watched], rounds: usize) -> BTreeMap<String, Classifier> {
     let mut found = BTreeMap::new();
@@ -431,27 +476,58 @@ fn glimpses(
     Ok(all.map(|all| all.into_iter().flatten().collect()))
 }
 
-/// A finder taught by frames of rendered clips; `None` when cancelled.
+/// The same part of the world in clips for finders.
+fn short(world: &WorldConfig) -> WorldConfig {
+    WorldConfig {
+        audio: false,
+        frames: vec![SHORT],
+        ..world.clone()
+    }
+}
+
+/// The finder of things and, where the course has instruments, the finder of mallets: of `kept` those that it has.
+/// `None` when cancelled.
+///
+/// # Errors
+/// As rendering and coding.
+fn finders(
+    course: &Course,
+    effort: Effort,
+    kept: Option<&Detectors>,
+    running: (&dyn Progress, &Cancel),
+) -> Result<Option<(Finder, Option<Finder>)>, EvalError> {
+    let things = match kept {
+        Some(kept) => Some(kept.finder.clone()),
+        None => fit_finder((&course.with(short), is_thing), "things", effort, running)?,
+    };
+    let Some(things) = things else {
+        return Ok(None);
+    };
+    let struck = course.of_family(INSTRUMENT).with(short);
+    let known = kept.and_then(|kept| kept.mallets.clone());
+    if known.is_some() || struck.worlds.is_empty() {
+        return Ok(Some((things, known)));
+    }
+    let mallets = fit_finder((&struck, is_mallet), "mallets", effort, running)?;
+    Ok(mallets.map(|mallets| (things, Some(mallets))))
+}
+
+/// A finder of the tracks that are wanted, taught by frames of rendered clips; `None` when cancelled.
 ///
 /// # Errors
 /// As rendering and coding.
 fn fit_finder(
-    course: &Course,
+    (course, is_wanted): (&Course, fn(&Track) -> bool),
+    what: &str,
     effort: Effort,
-    progress: &dyn Progress,
-    cancel: &Cancel,
+    (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Option<Finder>, EvalError> {
     let (clips, rounds) = effort.finder;
-    progress.stage("clips for the finder", clips as u64);
-    let short = course.with(|world| WorldConfig {
-        audio: false,
-        frames: vec![SHORT],
-        ..world.clone()
-    });
+    progress.stage(&format!("clips for the finder of {what}"), clips as u64);
     let frames = rendered(
-        (&short, None),
+        (course, None),
         (FINDER_SEED, clips),
-        examples,
+        |rendered| examples(rendered, is_wanted),
         (progress, cancel),
     )?;
     let Some(frames) = frames else {
@@ -462,7 +538,8 @@ fn fit_finder(
         return Err(EvalError::Nothing);
     }
     let mut finder = Finder::new();
-    progress.stage("finder", (examples.len() * rounds / 16) as u64);
+    let batches = examples.len() * rounds / 16;
+    progress.stage(&format!("finder of {what}"), batches as u64);
     finder.learn(&examples, rounds, |done, _| {
         progress.at(done as u64);
         !cancel.is_cancelled()

@@ -1,11 +1,14 @@
 //! When something is seen to strike: a path that comes down and turns back. What touches softly has touched before.
+//! Balls fall on floors, mallets on instruments.
 
 use gallop_core::FPS;
 
 use crate::tracks::Path;
 
-/// Least fall before and rise after, in longer sides of the picture over two frames.
+/// Least fall before and rise after, in longer sides of the picture over two frames: of a ball, and of a mallet, which
+/// trembles where it is drawn unsurely.
 const LEAST: f32 = 0.008;
+const LEAST_STROKE: f32 = 0.02;
 
 /// Something seen to hit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,26 +21,42 @@ pub struct Impact {
 
 /// Impacts of all paths, in order; two within 60 ms count once.
 pub fn impacts(paths: &[Path]) -> Vec<Impact> {
+    // The middle is steadier than the edge; the turn is the same.
+    in_order(paths, |path| {
+        let y: Vec<f32> = path.iter().map(|(_, b)| b.at[1]).collect();
+        turns(path, &y, (free_fall(&y), LEAST))
+    })
+}
+
+/// Strokes of mallets that follow the paths and fall in the direction `fall`; as [`impacts`].
+pub fn strokes(paths: &[Path], fall: [f64; 2]) -> Vec<Impact> {
+    let [right, down] = fall.map(|v| v as f32);
+    in_order(paths, |path| {
+        let along = path.iter().map(|(_, b)| right * b.at[0] + down * b.at[1]);
+        // It is swung, and as fast where it touches.
+        turns(path, &along.collect::<Vec<_>>(), (0.0, LEAST_STROKE))
+    })
+}
+
+fn in_order(paths: &[Path], turns: impl Fn(&Path) -> Vec<Impact>) -> Vec<Impact> {
     let mut all: Vec<Impact> = paths.iter().flat_map(turns).collect();
     all.sort_by(|a, b| a.time.total_cmp(&b.time));
     all.dedup_by(|b, a| b.time - a.time < 0.06);
     all
 }
 
-/// Where a path's height turns from falling to rising.
-fn turns(path: &Path) -> Vec<Impact> {
-    // Heights grow downwards. The middle is steadier than the edge; the turn is the same.
-    let y: Vec<f32> = path.iter().map(|(_, b)| b.at[1]).collect();
-    let bend = free_fall(&y);
+/// Where what follows a path turns from falling to rising: `y` is how far it has fallen in each of its frames. With the
+/// acceleration in flight, and the least fall and rise.
+fn turns(path: &Path, y: &[f32], (bend, least): (f32, f32)) -> Vec<Impact> {
     (2..y.len().saturating_sub(2))
         .filter(|&i| {
             let lowest =
                 y[i] >= y[i - 1] && y[i] > y[i + 1] && y[i] >= y[i - 2] && y[i] >= y[i + 2];
             let consecutive = path[i + 2].0 - path[i - 2].0 == 4;
-            lowest && consecutive && y[i] - y[i - 2] > LEAST && y[i] - y[i + 2] > LEAST
+            lowest && consecutive && y[i] - y[i - 2] > least && y[i] - y[i + 2] > least
         })
         .map(|i| Impact {
-            time: (path[i].0 as f64 + crossing(&y, i, bend)) / FPS as f64,
+            time: (path[i].0 as f64 + crossing(y, i, bend)) / FPS as f64,
             speed: ((y[i] - y[i - 2]) + (y[i] - y[i + 2])) * FPS as f32 / 2.0,
         })
         .collect()
@@ -184,6 +203,43 @@ mod tests {
             }
             assert!(found.len() <= times.len(), "{found:?} {times:?}");
         }
+    }
+
+    /// A mallet that falls towards the lower left and springs back, as the world's do.
+    #[test]
+    fn strokes_are_where_a_mallet_turns_back() {
+        let times = [0.41, 0.9, 1.31];
+        let fall = [-0.8f64, 0.6];
+        let path: Path = (0..40)
+            .map(|f| {
+                let t = f as f64 / FPS as f64;
+                let swing = |apart: f64, length: f64| {
+                    (0.5 * std::f64::consts::PI * (apart / length).min(1.0)).sin()
+                };
+                let lift = times
+                    .iter()
+                    .map(|s| match t < *s {
+                        true => swing(s - t, 0.17),
+                        false => swing(t - s, 0.20),
+                    })
+                    .fold(0.85, f64::min);
+                let at = fall.map(|v| (-0.12 * lift * v) as f32);
+                let spot = Spot {
+                    at,
+                    seen: at,
+                    half: [0.02; 2],
+                    score: 1.0,
+                };
+                (f, spot)
+            })
+            .collect();
+        let found = strokes(std::slice::from_ref(&path), fall);
+        assert_eq!(found.len(), times.len(), "{found:?}");
+        for (stroke, time) in found.iter().zip(times) {
+            assert!((stroke.time - time).abs() < 0.008, "{stroke:?} for {time}");
+        }
+        // Raised again in between, it turns the other way.
+        assert!(strokes(&[path], fall.map(|v| -v)).is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gallop_core::{Clip, FPS, Frame};
-use gallop_world::{Ball, HeldoutPrompt};
+use gallop_world::{Ball, HeldoutPrompt, Struck};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,10 +19,11 @@ use crate::plane::ssim;
 const MATCH: f64 = 0.2;
 /// And this near, in milliseconds, it is in step with it.
 const CLOSE: f64 = 60.0;
-/// Families of which it is seen whether sound and picture are in step: by impacts, by lips.
-pub const STEPS_SEEN: [&str; 2] = [BALL, FACE];
+/// Families of which it is seen whether sound and picture are in step: by impacts, by lips, by strokes.
+pub const STEPS_SEEN: [&str; 3] = [BALL, FACE, INSTRUMENT];
 const BALL: &str = "ball";
 const FACE: &str = "face";
+const INSTRUMENT: &str = "instrument";
 /// Shifts of the sound that tell what chance alone would pair.
 const SHIFTS: usize = 16;
 /// Nothing is known of a turn so near to an end of the clip, in seconds.
@@ -70,8 +71,11 @@ pub struct Measures {
     pub peak_mib: Option<f64>,
     /// Attributes that the prompt speaks of.
     pub named: BTreeMap<String, Named>,
-    /// Sync of picture and sound.
+    /// Sync of picture and sound: where balls hit the floor.
     pub sync: Option<Sync>,
+    /// The same where mallets strike.
+    #[serde(default)]
+    pub strokes: Option<Sync>,
     /// Mean R squared of the falls.
     pub gravity: Option<f64>,
     /// Similarity of the first frame to the picture it was to begin with.
@@ -110,6 +114,11 @@ pub fn measure(
             let turns = impacts(&seen.paths);
             let times: Vec<f64> = turns.iter().map(|turn| turn.time - touch).collect();
             sync(&times, &onsets(audio), clip.seconds())
+        }),
+        strokes: audio.filter(|_| family == INSTRUMENT).and_then(|audio| {
+            let strokes = detectors.strokes(&seen, Struck::fall(&prompt.attributes))?;
+            let times: Vec<f64> = strokes.iter().map(|stroke| stroke.time).collect();
+            Some(sync(&times, &onsets(audio), clip.seconds()))
         }),
         gravity: (family == BALL).then(|| gravity_fit(&seen.paths)).flatten(),
         first_frame_ssim: first.map(|picture| ssim(picture, &clip.frames[0])),

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::kept::{KEPT_MS, Kept};
-use crate::measure::Measures;
+use crate::measure::{Measures, Sync};
 
 /// One row: a model, or what it is compared with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,18 @@ pub struct Row {
     pub offset_median_ms: Option<f64>,
     /// 95th percentile of the same.
     pub offset_p95_ms: Option<f64>,
+    /// Where mallets strike, what is above of where balls hit the floor: strokes seen.
+    #[serde(default)]
+    pub strokes: Option<usize>,
+    /// Share of the strokes that have a sound within 60 ms.
+    #[serde(default)]
+    pub strokes_close: Option<f64>,
+    /// The same share by chance.
+    #[serde(default)]
+    pub strokes_close_by_chance: Option<f64>,
+    /// Median of |onset - stroke| over those that have one within 200 ms, in milliseconds.
+    #[serde(default)]
+    pub stroke_offset_median_ms: Option<f64>,
     /// Attribute -> (right, asked for).
     pub accuracy: BTreeMap<String, (usize, usize)>,
     /// Mean R squared of falls.
@@ -72,13 +84,8 @@ pub struct Row {
 impl Row {
     /// Sums up clips.
     pub fn new(name: &str, measures: &[Measures]) -> Self {
-        let syncs: Vec<_> = measures.iter().filter_map(|m| m.sync.as_ref()).collect();
-        let impacts: usize = syncs.iter().map(|s| s.impacts).sum();
-        let mut offsets: Vec<f64> = syncs
-            .iter()
-            .flat_map(|s| s.offsets_ms.iter().map(|o| o.abs()))
-            .collect();
-        offsets.sort_by(f64::total_cmp);
+        let impacts = Steps::of(measures.iter().filter_map(|m| m.sync.as_ref()));
+        let strokes = Steps::of(measures.iter().filter_map(|m| m.strokes.as_ref()));
         let mut accuracy: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         for (attribute, named) in measures.iter().flat_map(|m| &m.named) {
             let entry = accuracy.entry(attribute.clone()).or_default();
@@ -99,17 +106,20 @@ impl Row {
         let shifts = sounds.iter().flat_map(|s| &s.shifts_ms);
         let mut shifts: Vec<f64> = shifts.map(|shift| shift.abs()).collect();
         shifts.sort_by(f64::total_cmp);
-        let share = |sum: f64| (impacts > 0).then(|| sum / impacts as f64);
         Self {
             name: name.to_string(),
             clips: measures.len(),
-            impacts: (!syncs.is_empty()).then_some(impacts),
-            matched: share(offsets.len() as f64),
-            matched_by_chance: share(syncs.iter().map(|s| s.chance).sum()),
-            close: share(syncs.iter().map(|s| s.close as f64).sum()),
-            close_by_chance: share(syncs.iter().map(|s| s.close_chance).sum()),
-            offset_median_ms: quantile(&offsets, 0.5),
-            offset_p95_ms: quantile(&offsets, 0.95),
+            impacts: impacts.seen,
+            matched: impacts.share(impacts.offsets.len() as f64),
+            matched_by_chance: impacts.share(impacts.chance),
+            close: impacts.share(impacts.close),
+            close_by_chance: impacts.share(impacts.close_chance),
+            offset_median_ms: quantile(&impacts.offsets, 0.5),
+            offset_p95_ms: quantile(&impacts.offsets, 0.95),
+            strokes: strokes.seen,
+            strokes_close: strokes.share(strokes.close),
+            strokes_close_by_chance: strokes.share(strokes.close_chance),
+            stroke_offset_median_ms: quantile(&strokes.offsets, 0.5),
             accuracy,
             gravity: mean(measures.iter().filter_map(|m| m.gravity)),
             first_frame_ssim: mean(measures.iter().filter_map(|m| m.first_frame_ssim)),
@@ -125,6 +135,39 @@ impl Row {
             seconds: mean(measures.iter().filter_map(|m| m.seconds)),
             peak_mib: measures.iter().filter_map(|m| m.peak_mib).reduce(f64::max),
         }
+    }
+}
+
+/// What is in step, of many clips.
+struct Steps {
+    /// Impacts or strokes; `None` where no clip is of a kind that has any.
+    seen: Option<usize>,
+    chance: f64,
+    close: f64,
+    close_chance: f64,
+    /// |onset - impact| in milliseconds, sorted.
+    offsets: Vec<f64>,
+}
+
+impl Steps {
+    fn of<'a>(syncs: impl Iterator<Item = &'a Sync>) -> Self {
+        let syncs: Vec<&Sync> = syncs.collect();
+        let all = syncs.iter().flat_map(|s| &s.offsets_ms);
+        let mut offsets: Vec<f64> = all.map(|offset| offset.abs()).collect();
+        offsets.sort_by(f64::total_cmp);
+        Self {
+            seen: (!syncs.is_empty()).then(|| syncs.iter().map(|s| s.impacts).sum()),
+            chance: syncs.iter().map(|s| s.chance).sum(),
+            close: syncs.iter().map(|s| s.close as f64).sum(),
+            close_chance: syncs.iter().map(|s| s.close_chance).sum(),
+            offsets,
+        }
+    }
+
+    /// So many of those that were seen.
+    fn share(&self, of: f64) -> Option<f64> {
+        let seen = self.seen.filter(|seen| *seen > 0)?;
+        Some(of / seen as f64)
     }
 }
 
@@ -176,6 +219,18 @@ pub fn table(rows: &[Row]) -> String {
     });
     line("onset to impact, 95th percentile", &|r| {
         r.offset_p95_ms.map(|v| format!("{v:.0} ms"))
+    });
+    line("mallets' strokes seen", &|r| {
+        r.strokes.map(|n| n.to_string())
+    });
+    line("strokes with a sound within 60 ms", &|r| {
+        r.strokes_close.map(percent)
+    });
+    line("the same by chance", &|r| {
+        r.strokes_close_by_chance.map(percent)
+    });
+    line("onset to stroke, median", &|r| {
+        r.stroke_offset_median_ms.map(|v| format!("{v:.0} ms"))
     });
     for attribute in crate::detectors::ATTRIBUTES {
         line(&format!("{attribute} right"), &|r| {
@@ -233,7 +288,7 @@ fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::{Named, Sync};
+    use crate::measure::Named;
 
     #[test]
     fn rows_sum_up_and_the_table_shows_only_what_was_measured() {
@@ -252,6 +307,12 @@ mod tests {
                 close: offsets.len(),
                 close_chance: 0.25,
                 offsets_ms: offsets.to_vec(),
+            }),
+            strokes: Some(Sync {
+                impacts: 4,
+                close: 1,
+                offsets_ms: vec![-70.0, 5.0],
+                ..Sync::default()
             }),
             sound: Some(Kept {
                 onsets: 2,
@@ -272,6 +333,8 @@ mod tests {
             (row.offset_median_ms, row.offset_p95_ms),
             (Some(20.0), Some(30.0))
         );
+        assert_eq!((row.strokes, row.strokes_close), (Some(8), Some(0.25)));
+        assert_eq!(row.stroke_offset_median_ms, Some(5.0));
         assert_eq!((row.onsets_kept, row.spectrum), (Some(0.5), Some(0.25)));
         assert_eq!(
             (row.onset_shift_median_ms, row.onset_shift_p95_ms),

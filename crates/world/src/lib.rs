@@ -64,7 +64,7 @@ pub use captions::{
     Caption, HeldoutPrompt, Length, captions, heldout_prompts, languages, unknown_words,
 };
 pub use error::WorldError;
-pub use families::Ball;
+pub use families::{Ball, Struck};
 pub use family::{Family, Placed, Stage, StageEvent, family, registry};
 pub use sheet::contact_sheet;
 pub use split::{Split, is_heldout, phrase_is_heldout};

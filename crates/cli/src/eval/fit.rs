@@ -68,6 +68,12 @@ pub fn run(args: &Eval, file: &Path, (progress, cancel): (&dyn Progress, &Cancel
             "lips: {own:.2}, with another clip's voice {other:.2}"
         ));
     }
+    if let Some((right, seen, there)) = fitted.strokes {
+        progress.note(&format!(
+            "strokes: {right} of {there} seen, and {} that are none",
+            seen - right
+        ));
+    }
     write_aside(file, &detectors.to_bytes()?)?;
     progress.note(&format!("wrote {}", file.display()));
     Ok(())

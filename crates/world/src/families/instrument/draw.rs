@@ -60,16 +60,30 @@ pub fn body(one: &One) -> ([f64; 2], f64) {
     ([half * k, 0.5 * (high - low) * k], 0.5 * (low + high) * k)
 }
 
+/// How far a raised mallet is from where it strikes, to the right and up.
+pub fn rise(instrument: Instrument) -> (f64, f64) {
+    match instrument {
+        // From the side.
+        Instrument::Bell => (0.16, 0.10),
+        Instrument::Xylophone => (0.03, 0.17),
+        _ => (0.05, 0.24),
+    }
+}
+
 /// Where the head of the mallet is, `lift` above `at`.
 pub fn head(one: &One, at: [f64; 3], lift: f64) -> [f64; 3] {
     let k = one.scale;
-    let (dx, dy) = match one.instrument {
-        // From the side.
-        Instrument::Bell => (HEAD + 0.16 * lift, 0.10 * lift),
-        Instrument::Xylophone => (0.03 * lift, HEAD * 0.8 + 0.17 * lift),
-        _ => (0.05 * lift, HEAD * 0.8 + 0.24 * lift),
+    let (dx, dy) = rise(one.instrument);
+    // It touches with its edge.
+    let touch = match one.instrument {
+        Instrument::Bell => [HEAD, 0.0],
+        _ => [0.0, HEAD * 0.8],
     };
-    [at[0] + dx * k, at[1] + dy * k, at[2] - 0.03 * lift]
+    [
+        at[0] + (touch[0] + dx * lift) * k,
+        at[1] + (touch[1] + dy * lift) * k,
+        at[2] - 0.03 * lift,
+    ]
 }
 
 /// The shadow on the floor.

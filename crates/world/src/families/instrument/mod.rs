@@ -20,6 +20,26 @@ use strokes::{Stroke, plan};
 #[derive(Clone, Copy, Debug)]
 pub struct Struck;
 
+impl Struck {
+    /// Which way a mallet falls on an instrument of these attributes: a direction of length 1 in the picture, to the right
+    /// and down.
+    pub fn fall(attributes: &Attributes) -> [f64; 2] {
+        let (dx, dy) = draw::rise(kind(&attributes.subject));
+        let length = dx.hypot(dy);
+        // Heights grow upwards.
+        [-dx / length, dy / length]
+    }
+}
+
+fn kind(subject: &str) -> Instrument {
+    match subject {
+        "bell" => Instrument::Bell,
+        "xylophone" => Instrument::Xylophone,
+        "cymbal" => Instrument::Cymbal,
+        _ => Instrument::Drum,
+    }
+}
+
 const SUBJECTS: &[&str] = &["drum", "bell", "xylophone", "cymbal"];
 /// Places, and the floors that they have.
 const PLACES: &[(&str, Floor)] = &[
@@ -218,12 +238,7 @@ impl StruckStage {
 
 /// Instrument `index` of a clip: side by side, as large as fits.
 fn place(a: &Attributes, index: usize, room: (f64, f64), rng: &mut WorldRng) -> One {
-    let instrument = match a.subject.as_str() {
-        "bell" => Instrument::Bell,
-        "xylophone" => Instrument::Xylophone,
-        "cymbal" => Instrument::Cymbal,
-        _ => Instrument::Drum,
-    };
+    let instrument = kind(&a.subject);
     let size: f64 = match a.size.unwrap_or(Size::Medium) {
         Size::Small => 0.72,
         Size::Medium => 0.88,
