@@ -167,6 +167,28 @@ pub fn clip_loss(
     Ok(loss)
 }
 
+/// A change of a pixel in [-1, 1] from which on it is one that moves.
+const MOVES: f64 = 0.25;
+
+/// What the pixels of `target: [B, T, ..]` count: 1, and up to `more` more where they change from the frame before or to
+/// the next. To be multiplied with both what is judged and the target: differences count as they are, squares twice over.
+///
+/// # Errors
+/// If there is no memory.
+pub fn moving_weights(target: &Tensor, more: f64) -> Result<Tensor> {
+    let frames = target.dim(1)?;
+    if frames < 2 {
+        return target.ones_like();
+    }
+    let from = |t: usize| target.narrow(1, t, frames - 1);
+    let change = (from(1)? - from(0)?)?.abs()?;
+    let none = target.narrow(1, 0, 1)?.zeros_like()?;
+    let before = Tensor::cat(&[&none, &change], 1)?;
+    let after = Tensor::cat(&[&change, &none], 1)?;
+    let moves = (before.maximum(&after)? / MOVES)?.clamp(0f32, 1f32)?;
+    (moves * more)? + 1.0
+}
+
 /// Changes of pixels in [-1, 1] below which [`change_loss`] is smooth: an eighth of a step of 8 bits.
 const SOFT: f64 = 1e-3;
 
@@ -238,6 +260,32 @@ mod tests {
             assert!((got - want).abs() < 1e-5, "{got} {want}");
         }
         assert!(change_loss(&off, &target, 3)?.is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn what_moves_counts_more_before_and_after() -> Result<()> {
+        // A still pixel, one that changes a little and one that jumps between the second and the third frame.
+        let frames = [
+            [0f32, 0.1, -1.0],
+            [0.0, 0.1, -1.0],
+            [0.0, 0.2, 1.0],
+            [0.0, 0.2, 1.0],
+        ];
+        let clip = Tensor::new(&frames, &Device::Cpu)?.reshape((1, 4, 3))?;
+        let counts = moving_weights(&clip, 3.0)?.squeeze(0)?.to_vec2::<f32>()?;
+        let (still, moves) = ([1.0, 1.0, 1.0], [1.0, 1.0 + 3.0 * 0.1 / 0.25, 4.0]);
+        for (got, want) in counts.iter().zip([still, moves, moves, still]) {
+            let off = got.iter().zip(want).map(|(g, w)| (g - w).abs());
+            assert!(off.fold(0.0, f32::max) < 1e-5, "{counts:?}");
+        }
+        let picture = clip.narrow(1, 0, 1)?;
+        assert_eq!(
+            moving_weights(&picture, 3.0)?
+                .sum_all()?
+                .to_scalar::<f32>()?,
+            3.0
+        );
         Ok(())
     }
 

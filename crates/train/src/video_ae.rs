@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{ClipOf, View, WorldRecipe, choose_by, cut, pixel_size};
 use crate::error::{Result, TrainError};
 use crate::export::{export, measure, start_from};
-use crate::loss::{clip_loss, latent_noise};
+use crate::loss::{clip_loss, latent_noise, moving_weights};
 use crate::metrics::Metrics;
 use crate::photos::Photos;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
@@ -87,6 +87,10 @@ pub struct VideoLoss {
     /// Weight of what the error changes from one frame to the next; 0 does not look.
     #[serde(default)]
     pub change: f64,
+    /// How much more pixels count that change from frame to frame, 0 for not at all: see `moving_weights`. A ball is a
+    /// hundredth of a picture, and most of what is looked at.
+    #[serde(default)]
+    pub moving: f64,
     /// Highest standard deviation of the noise added to latents; each clip draws one below it.
     pub latent_noise: f64,
     /// Weight of the latents' mean square, which keeps them from their bounds.
@@ -253,7 +257,18 @@ impl Task for VideoTask {
         let target = groups_to_patches(&groups)?;
         // The first group of a clip stands for one frame, which is its last.
         let weights = ([loss.absolute, loss.squared], loss.change);
-        let errors = clip_loss(&predicted, &target, GROUP - 1, weights)?;
+        let errors = match loss.moving > 0.0 {
+            true => {
+                let counts = moving_weights(&target, loss.moving)?;
+                clip_loss(
+                    &(predicted * &counts)?,
+                    &(target * counts)?,
+                    GROUP - 1,
+                    weights,
+                )?
+            }
+            false => clip_loss(&predicted, &target, GROUP - 1, weights)?,
+        };
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {
@@ -278,9 +293,12 @@ impl Task for VideoTask {
                 continue;
             }
             let mut sum = 0.0;
+            let mut moving = (0.0, 0.0);
             for frames in clips {
                 let back = self.ae.decode(&self.ae.encode(frames)?, frames[0].size)?;
                 sum += psnr(frames, &back);
+                let (error, count) = moving_errors(frames, &back);
+                moving = (moving.0 + error, moving.1 + count);
                 let pick = |frames: &[Frame]| -> Vec<Frame> {
                     let every = frames.len().div_ceil(SHOWN).max(1);
                     frames.iter().step_by(every).cloned().collect()
@@ -288,6 +306,10 @@ impl Task for VideoTask {
                 rows.push([pick(frames), pick(&back)]);
             }
             found.extend(metrics([(name, sum / clips.len() as f64)]));
+            if moving.1 > 0.0 {
+                let name = format!("{name}_moving");
+                found.extend(metrics([(name.as_str(), decibels(moving.0 / moving.1))]));
+            }
         }
         let rows: Vec<Vec<&Frame>> = (rows.iter().flatten())
             .map(|row| row.iter().collect())
@@ -367,6 +389,23 @@ pub fn psnr(one: &[Frame], other: &[Frame]) -> f64 {
         let d = f64::from(a) - f64::from(b);
         (sum + d * d, count + 1.0)
     });
-    let mse = sum / count.max(1.0);
+    decibels(sum / count.max(1.0))
+}
+
+fn decibels(mse: f64) -> f64 {
     (10.0 * (255.0 * 255.0 / mse).log10()).min(99.0)
+}
+
+/// Least change from one frame to the next, of 255, of what counts as moving.
+const MOVES: u8 = 25;
+
+/// Sum of the squared errors of values that are not what they were in the frame before, and how many there are.
+fn moving_errors(one: &[Frame], other: &[Frame]) -> (f64, f64) {
+    let frames = one.windows(2).zip(&other[1..]);
+    let values = frames.flat_map(|(a, b)| {
+        let both = a[0].rgb.iter().zip(&a[1].rgb).zip(&b.rgb);
+        both.filter(|((before, now), _)| before.abs_diff(**now) >= MOVES)
+            .map(|((_, now), made)| f64::from(*now) - f64::from(*made))
+    });
+    values.fold((0.0, 0.0), |(sum, count), d| (sum + d * d, count + 1.0))
 }
