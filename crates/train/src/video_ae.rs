@@ -88,7 +88,7 @@ pub struct VideoLoss {
     #[serde(default)]
     pub change: f64,
     /// How much more pixels count that change from frame to frame, 0 for not at all: see `moving_weights`. A ball is a
-    /// hundredth of a picture, and most of what is looked at.
+    /// hundredth of a picture, and most of what is looked at. A step's own `loss` and `psnr` count them so too.
     #[serde(default)]
     pub moving: f64,
     /// Highest standard deviation of the noise added to latents; each clip draws one below it.
