@@ -22,8 +22,6 @@ pub const ATTRIBUTES: [&str; 6] = ["subject", "colour", "count", "direction", "l
 pub(crate) const PLAIN: [&str; 4] = ["count", "direction", "look", "camera"];
 /// A thing seen for less than this share of the longest seen one's time is a stray.
 const LASTING: f32 = 0.3;
-/// A stroke seen within so many seconds of a true one is that.
-pub(crate) const NEAR: f64 = 0.06;
 
 /// What detectors were fitted on, and so what they can be asked about.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,7 +37,7 @@ pub struct Fitted {
     /// The same on coded clips of it; empty if they learnt from none.
     #[serde(default)]
     pub coded: BTreeMap<String, (usize, usize)>,
-    /// Of the rendered ones with instruments: strokes of mallets that were seen within [`NEAR`] of one, strokes seen, and
+    /// Of the rendered ones with instruments: strokes of mallets that were seen within 60 ms of one, strokes seen, and
     /// strokes that there are.
     #[serde(default)]
     pub strokes: Option<(usize, usize, usize)>,
@@ -169,8 +167,7 @@ impl Detectors {
 /// Strokes of the mallets that `finder` finds.
 pub(crate) fn strokes_by(finder: &Finder, seen: &Seen, fall: [f64; 2]) -> Vec<Impact> {
     let Moving { rgb, to_first, .. } = &seen.moving;
-    let found: Vec<_> = (0..rgb.len()).map(|f| finder.find(rgb, f)).collect();
-    strokes(&paths(&found, to_first, rgb[0][0].size), fall)
+    strokes(&paths(&finder.find(rgb), to_first, rgb[0][0].size), fall)
 }
 
 /// The things that are not strays, the longest seen first.

@@ -69,7 +69,7 @@ impl Seen {
     /// Looks at a clip that has at least one frame.
     pub fn new(clip: &Clip, finder: &Finder) -> Self {
         let rgb = small_frames(clip);
-        let found: Vec<Vec<Found>> = (0..rgb.len()).map(|f| finder.find(&rgb, f)).collect();
+        let found = finder.find(&rgb);
         let moving = Moving::behind(rgb, |frame, at| !found[frame].iter().any(|f| hides(f, at)));
         let size = moving.rgb[0][0].size;
         let paths = paths(&found, &moving.to_first, size);

@@ -105,10 +105,9 @@ impl Detectors {
         let mut detectors = Self {
             fitted: header.fitted,
             finder: Finder(parts.net("finder", &LAYERS)?),
-            mallets: match parts.tensors.tensor(MALLETS) {
-                Ok(_) => Some(Finder(parts.net(MALLETS, &LAYERS)?)),
-                Err(_) => None,
-            },
+            mallets: (parts.has(MALLETS).then(|| parts.net(MALLETS, &LAYERS)))
+                .transpose()?
+                .map(Finder),
             subject: None,
             colour: None,
             plain: BTreeMap::new(),
@@ -166,6 +165,10 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    fn has(&self, tensor: &str) -> bool {
+        self.tensors.tensor(tensor).is_ok()
+    }
+
     fn values(&self, tensor: &str) -> Result<Vec<f32>, EvalError> {
         let view = self
             .tensors
@@ -210,7 +213,7 @@ impl Parts<'_> {
 
     /// The lip reader, where the file has one.
     fn lips(&self) -> Result<Option<Reader>, EvalError> {
-        if self.tensors.tensor(&format!("{}.net", LIPS[0])).is_err() {
+        if !self.has(&format!("{}.net", LIPS[0])) {
             return Ok(None);
         }
         let net = |k: usize| self.net(&format!("{}.net", LIPS[k]), &lips::LAYERS[k]);

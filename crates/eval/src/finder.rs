@@ -148,9 +148,11 @@ impl Finder {
         Self(net)
     }
 
-    /// What is in one frame of a clip of small pictures, surest first.
-    pub fn find(&self, rgb: &[[Plane; 3]], frame: usize) -> Vec<Found> {
-        decode(&self.0.run(input(rgb, frame)))
+    /// What is in each frame of a clip of small pictures, surest first.
+    pub fn find(&self, rgb: &[[Plane; 3]]) -> Vec<Vec<Found>> {
+        (0..rgb.len())
+            .map(|frame| decode(&self.0.run(input(rgb, frame))))
+            .collect()
     }
 
     /// Learns from `examples`, each shown `rounds` times; calls `report` with the loss after each

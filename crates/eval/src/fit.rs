@@ -8,13 +8,13 @@ use gallop_world::{Attributes, Rendered, Split, Struck, Track, Truth, WorldConfi
 use rayon::prelude::*;
 
 use crate::classifier::Classifier;
-use crate::detectors::{ATTRIBUTES, Detectors, Fitted, NEAR, PLAIN, label, numbers, strokes_by};
+use crate::detectors::{ATTRIBUTES, Detectors, Fitted, PLAIN, label, numbers, strokes_by};
 use crate::error::EvalError;
 use crate::features::{Features, Seen};
 use crate::finder::{Example, Finder};
 use crate::lessons::{Glimpse, colour_namer, is_thing, sorted, subject_namer};
 use crate::lips::{self, Reader, Talk};
-use crate::measure::pair;
+use crate::measure::{INSTRUMENT, pair};
 use crate::motion::small_frames;
 use crate::net::Noise;
 use crate::tracks::Path;
@@ -33,8 +33,8 @@ const BATCH: usize = 16;
 /// alone.
 const FRAMES: usize = 4;
 const SHORT: usize = 17;
-/// The family whose things are struck with mallets.
-const INSTRUMENT: &str = "instrument";
+/// A stroke seen within so many seconds of a true one is that.
+const NEAR: f64 = 0.06;
 
 /// Clips that the finder learns from, at most: more make it hardly surer.
 const MOST_FOR_FINDER: usize = 1000;

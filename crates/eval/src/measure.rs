@@ -23,7 +23,7 @@ const CLOSE: f64 = 60.0;
 pub const STEPS_SEEN: [&str; 3] = [BALL, FACE, INSTRUMENT];
 const BALL: &str = "ball";
 const FACE: &str = "face";
-const INSTRUMENT: &str = "instrument";
+pub(crate) const INSTRUMENT: &str = "instrument";
 /// Shifts of the sound that tell what chance alone would pair.
 const SHIFTS: usize = 16;
 /// Nothing is known of a turn so near to an end of the clip, in seconds.

@@ -180,13 +180,18 @@ pub fn moving_weights(target: &Tensor, more: f64) -> Result<Tensor> {
     if frames < 2 {
         return target.ones_like();
     }
-    let from = |t: usize| target.narrow(1, t, frames - 1);
-    let change = (from(1)? - from(0)?)?.abs()?;
+    let change = changes(target)?.abs()?;
     let none = target.narrow(1, 0, 1)?.zeros_like()?;
     let before = Tensor::cat(&[&none, &change], 1)?;
     let after = Tensor::cat(&[&change, &none], 1)?;
     let moves = (before.maximum(&after)? / MOVES)?.clamp(0f32, 1f32)?;
     (moves * more)? + 1.0
+}
+
+/// What every frame of `x: [B, T, ..]` but the first differs by from the one before; T is at least 2.
+fn changes(x: &Tensor) -> Result<Tensor> {
+    let from = |t: usize| x.narrow(1, t, x.dim(1)? - 1);
+    from(1)? - from(0)?
 }
 
 /// Changes of pixels in [-1, 1] below which [`change_loss`] is smooth: an eighth of a step of 8 bits.
@@ -205,9 +210,7 @@ pub fn change_loss(predicted: &Tensor, target: &Tensor, skip: usize) -> Result<O
     if frames < 2 {
         return Ok(None);
     }
-    let error = (predicted - target)?;
-    let from = |t: usize| error.narrow(1, skip + t, frames - 1);
-    let change = (from(1)? - from(0)?)?;
+    let change = changes(&(predicted - target)?.narrow(1, skip, frames)?)?;
     let count = change.elem_count() as f64;
     let mean = |x: Tensor| gallop_kernels::sum_in_parts(&x)? / count;
     let squares = change.sqr()?;

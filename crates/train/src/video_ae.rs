@@ -257,18 +257,14 @@ impl Task for VideoTask {
         let target = groups_to_patches(&groups)?;
         // The first group of a clip stands for one frame, which is its last.
         let weights = ([loss.absolute, loss.squared], loss.change);
-        let errors = match loss.moving > 0.0 {
+        let (predicted, target) = match loss.moving > 0.0 {
             true => {
                 let counts = moving_weights(&target, loss.moving)?;
-                clip_loss(
-                    &(predicted * &counts)?,
-                    &(target * counts)?,
-                    GROUP - 1,
-                    weights,
-                )?
+                ((predicted * &counts)?, (target * counts)?)
             }
-            false => clip_loss(&predicted, &target, GROUP - 1, weights)?,
+            false => (predicted, target),
         };
+        let errors = clip_loss(&predicted, &target, GROUP - 1, weights)?;
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
         Ok(StepLoss {

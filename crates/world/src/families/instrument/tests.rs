@@ -60,7 +60,7 @@ fn mallets_touch_at_strokes_and_are_raised_before() {
             assert!(gap(stroke.time - 0.12) > touching + 0.05);
             assert!(gap(stroke.time + 0.06) > touching + 0.02);
             if !stage.is_xylophone() {
-                // Where it comes from, to the left and up, and the way that it falls, to the right and down.
+                // The way that it comes, by how far it goes to the right and down.
                 let [before, at] =
                     [0.05, 0.0].map(|early| stage.heads(stroke.time - early)[mallet]);
                 let (dx, dy) = (at[0] - before[0], before[1] - at[1]);
