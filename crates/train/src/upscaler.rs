@@ -153,7 +153,8 @@ impl Source {
                 frames: view.frames,
                 audio: false,
             };
-            Ok(self.recipe.world.render(what, split)?.clip.frames)
+            let world = view.world(&self.recipe.world);
+            Ok(world.render(what, split)?.clip.frames)
         };
         let target = render(large)?;
         // Drawn small, or the large picture made small: people give pictures of either kind.

@@ -15,7 +15,7 @@ use rand::RngExt;
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ClipOf, View, WorldRecipe, choose_by, cut, pixel_size};
+use crate::data::{ClipOf, MOVES, View, WorldRecipe, choose_by, cut, cut_moving, pixel_size};
 use crate::error::{Result, TrainError};
 use crate::export::{export, measure, start_from};
 use crate::loss::{clip_loss, latent_noise, moving_weights};
@@ -180,7 +180,8 @@ fn held_out(recipe: &VideoAeRecipe) -> Result<Vec<Vec<Frame>>> {
                 frames: view.frames,
                 audio: false,
             };
-            Ok(recipe.world.render(what, Split::Heldout)?.clip.frames)
+            let world = view.world(&recipe.world);
+            Ok(world.render(what, Split::Heldout)?.clip.frames)
         })
         .collect()
 }
@@ -205,6 +206,7 @@ fn make_batch(source: &Source, index: u64) -> Result<VideoBatch> {
         let frames = source.frames(view, &mut rng)?;
         for _ in 0..view.crops {
             let frames = match view.crop {
+                Some(crop) if view.crop_moving => cut_moving(&frames, pixel_size(crop), &mut rng)?,
                 Some(crop) => cut(&frames, pixel_size(crop), &mut rng),
                 None => frames.clone(),
             };
@@ -232,7 +234,8 @@ impl Source {
             frames: view.frames,
             audio: false,
         };
-        Ok(self.recipe.world.render(what, Split::Train)?.clip.frames)
+        let world = view.world(&self.recipe.world);
+        Ok(world.render(what, Split::Train)?.clip.frames)
     }
 }
 
@@ -392,9 +395,6 @@ fn decibels(mse: f64) -> f64 {
     (10.0 * (255.0 * 255.0 / mse).log10()).min(99.0)
 }
 
-/// Least change from one frame to the next, of 255, of what counts as moving.
-const MOVES: u8 = 25;
-
 /// Sum of the squared errors of values that are not what they were in the frame before, and how many there are.
 fn moving_errors(one: &[Frame], other: &[Frame]) -> (f64, f64) {
     let frames = one.windows(2).zip(&other[1..]);
@@ -404,4 +404,31 @@ fn moving_errors(one: &[Frame], other: &[Frame]) -> (f64, f64) {
             .map(|((_, now), made)| f64::from(*now) - f64::from(*made))
     });
     values.fold((0.0, 0.0), |(sum, count), d| (sum + d * d, count + 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_shows_its_own_part_of_the_world() -> Result<()> {
+        let text = include_str!("../../../recipes/tiny-video-ae.toml");
+        let own = "crops = 2\n[views.world]\nfamilies = [\"face\"]\n";
+        let source = |text: &str| Source {
+            recipe: toml::from_str(text).expect("a recipe"),
+            photos: None,
+        };
+        let frames = |source: &Source, seed| {
+            let mut rng = stream(seed, Purpose::Data, 0);
+            source.frames(&source.recipe.views[0], &mut rng)
+        };
+        let (of_all, of_one) = (source(text), source(&text.replace("crops = 2\n", own)));
+        let faces = source(&text.replace("[\"ball\"]", "[\"face\"]"));
+        for seed in 0..3 {
+            let seen = frames(&of_one, seed)?;
+            assert!(seen != frames(&of_all, seed)?);
+            assert!(seen == frames(&faces, seed)?);
+        }
+        Ok(())
+    }
 }
