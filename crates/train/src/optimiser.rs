@@ -13,7 +13,7 @@ const CHUNK: usize = 1 << 15;
 /// AdamW's guard against division by zero.
 const EPS: f32 = 1e-8;
 /// Momentum of Muon.
-const MUON_MOMENTUM: f32 = 0.95;
+const MUON_MOMENTUM: f64 = 0.95;
 /// Newton-Schulz steps and coefficients of Muon (Jordan et al. 2024).
 const MUON_STEPS: usize = 5;
 const MUON_COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
@@ -37,10 +37,10 @@ pub(crate) struct Slot {
     gpu: Option<OnGpu>,
 }
 
-/// What is kept for a weight beside it; the master weight is the variable itself.
+/// What is kept for a weight beside it; the master weight is the variable itself. Muon keeps no second moment.
 struct OnGpu {
     first: Tensor,
-    second: Tensor,
+    second: Option<Tensor>,
     ema: Tensor,
 }
 
@@ -127,7 +127,7 @@ impl Optimiser {
         Ok(norm)
     }
 
-    /// The same where the weights are, but for Muon's.
+    /// The same where the weights are.
     fn step_on_gpu(&mut self, grads: &GradStore, step: u64, rate: f64) -> Result<f64> {
         let of = |slot: &Slot| grads.get(slot.var.as_tensor());
         let squares = (self.slots.iter().filter_map(of))
@@ -148,10 +148,7 @@ impl Optimiser {
                 continue;
             };
             if slot.second.is_empty() {
-                let grad = grad.flatten_all()?.to_vec1::<f32>()?;
-                slot.muon(&grad, &self.recipe, rate)?;
-                average(&mut slot.ema, &slot.value, ema);
-                slot.publish(&slot.value)?;
+                slot.muon_on_gpu(grad, &self.recipe, rate, ema)?;
             } else {
                 let adam = Adam::new(&self.recipe, slot.var.rank(), step, rate);
                 slot.adam_on_gpu(grad, adam.step(scale as f32, ema))?;
@@ -169,7 +166,9 @@ impl Optimiser {
         for slot in &mut self.slots {
             if let Some(gpu) = &slot.gpu {
                 slot.first = list(&gpu.first)?;
-                slot.second = list(&gpu.second)?;
+                if let Some(second) = &gpu.second {
+                    slot.second = list(second)?;
+                }
                 slot.ema = list(&gpu.ema)?;
                 slot.value = list(slot.var.as_tensor())?;
             }
@@ -225,22 +224,54 @@ impl Slot {
         self.publish(&self.value)
     }
 
-    fn adam_on_gpu(&mut self, grad: &Tensor, step: AdamStep) -> Result<()> {
-        let shape = self.var.shape().clone();
-        let device = self.var.device().clone();
-        let gpu = match &mut self.gpu {
+    /// What a GPU keeps for it, taken there the first time.
+    fn on_gpu(&mut self) -> Result<&mut OnGpu> {
+        let (shape, device) = (self.var.shape(), self.var.device());
+        let tensor = |values: &[f32]| Tensor::from_slice(values, shape, device);
+        Ok(match &mut self.gpu {
             Some(gpu) => gpu,
-            none => {
-                let tensor = |values: &[f32]| Tensor::from_slice(values, &shape, &device);
-                none.insert(OnGpu {
-                    first: tensor(&self.first)?,
-                    second: tensor(&self.second)?,
-                    ema: tensor(&self.ema)?,
-                })
-            }
-        };
-        let state = [self.var.as_tensor(), &gpu.first, &gpu.second, &gpu.ema];
+            none => none.insert(OnGpu {
+                first: tensor(&self.first)?,
+                second: match self.second.is_empty() {
+                    true => None,
+                    false => Some(tensor(&self.second)?),
+                },
+                ema: tensor(&self.ema)?,
+            }),
+        })
+    }
+
+    fn adam_on_gpu(&mut self, grad: &Tensor, step: AdamStep) -> Result<()> {
+        let var = self.var.clone();
+        let gpu = self.on_gpu()?;
+        let second = gpu
+            .second
+            .as_ref()
+            .expect("AdamW's weights have a second moment");
+        let state = [var.as_tensor(), &gpu.first, second, &gpu.ema];
         gallop_kernels::adam_on_gpu(state, grad, step)
+    }
+
+    /// [`Self::muon`] where the weight is, and its moving average.
+    fn muon_on_gpu(
+        &mut self,
+        grad: &Tensor,
+        recipe: &OptimiserRecipe,
+        rate: f64,
+        ema: f32,
+    ) -> Result<()> {
+        let var = self.var.clone();
+        let gpu = self.on_gpu()?;
+        let towards = |from: &Tensor, to: &Tensor, share: f64| from + ((to - from)? * share)?;
+        gpu.first = towards(&gpu.first, grad, 1.0 - MUON_MOMENTUM)?;
+        let ahead = towards(grad, &gpu.first, MUON_MOMENTUM)?;
+        let rows = var.dims()[0];
+        let update = orthogonalise(&ahead.reshape((rows, ()))?)?;
+        let (step, keep) = muon_step(&update, recipe, rate)?;
+        let update = update.reshape(var.shape())?;
+        let value = ((var.as_tensor() * keep)? - (update * step)?)?;
+        gpu.ema = towards(&gpu.ema, &value, f64::from(1.0 - ema))?;
+        var.set(&value)
     }
 
     fn adam(&mut self, grad: &[f32], scale: f32, adam: Adam) {
@@ -263,24 +294,31 @@ impl Slot {
     /// Momentum, orthogonalised (Nesterov form).
     fn muon(&mut self, grad: &[f32], recipe: &OptimiserRecipe, rate: f64) -> Result<()> {
         for (m, g) in self.first.iter_mut().zip(grad) {
-            *m += (g - *m) * (1.0 - MUON_MOMENTUM);
+            *m += (g - *m) * (1.0 - MUON_MOMENTUM as f32);
         }
         let ahead: Vec<f32> = (self.first.iter().zip(grad))
-            .map(|(m, g)| g + (m - g) * MUON_MOMENTUM)
+            .map(|(m, g)| g + (m - g) * MUON_MOMENTUM as f32)
             .collect();
         let rows = self.var.dims()[0];
         let columns = ahead.len() / rows;
         let update = Tensor::from_vec(ahead, (rows, columns), self.var.device())?;
-        let update = orthogonalise(&update)?.flatten_all()?.to_vec1::<f32>()?;
-        let rate = recipe.muon_learning_rate * rate;
-        // Tall matrices need longer steps for the same change of their outputs.
-        let step = (rate * (rows as f64 / columns as f64).max(1.0).sqrt()) as f32;
-        let keep = (1.0 - rate * recipe.weight_decay) as f32;
+        let update = orthogonalise(&update)?;
+        let (step, keep) = muon_step(&update, recipe, rate)?;
+        let update = update.flatten_all()?.to_vec1::<f32>()?;
         for (w, u) in self.value.iter_mut().zip(update) {
-            *w = *w * keep - step * u;
+            *w = *w * keep as f32 - step as f32 * u;
         }
         Ok(())
     }
+}
+
+/// How far Muon goes along an update `[rows, columns]`, and what it keeps of the weight.
+fn muon_step(update: &Tensor, recipe: &OptimiserRecipe, rate: f64) -> Result<(f64, f64)> {
+    let (rows, columns) = update.dims2()?;
+    let rate = recipe.muon_learning_rate * rate;
+    // Tall matrices need longer steps for the same change of their outputs.
+    let step = rate * (rows as f64 / columns as f64).max(1.0).sqrt();
+    Ok((step, 1.0 - rate * recipe.weight_decay))
 }
 
 #[derive(Clone, Copy)]
