@@ -28,7 +28,7 @@ pub struct View {
     /// Pieces cut out of each.
     #[serde(default = "one_piece")]
     pub crops: usize,
-    /// Whether pieces are cut out where things move, rather than anywhere.
+    /// Whether pieces are cut out where things move, rather than anywhere; the upscaler's always lie anywhere.
     #[serde(default)]
     pub crop_moving: bool,
     /// Whether it shows photographs, not the world.
