@@ -39,9 +39,24 @@ pub struct View {
 }
 
 impl View {
-    /// The part of the world that it shows, where `whole` is the recipe's.
-    pub(crate) fn world<'a>(&'a self, whole: &'a WorldRecipe) -> &'a WorldRecipe {
-        self.world.as_ref().unwrap_or(whole)
+    /// Frames of one clip of a split, of the part of the world that it shows, where `whole` is the recipe's.
+    ///
+    /// # Errors
+    /// As [`WorldRecipe::render`].
+    pub(crate) fn render(
+        &self,
+        whole: &WorldRecipe,
+        (seed, size): (u64, PixelSize),
+        split: Split,
+    ) -> Result<Vec<Frame>> {
+        let what = ClipOf {
+            seed,
+            size,
+            frames: self.frames,
+            audio: false,
+        };
+        let world = self.world.as_ref().unwrap_or(whole);
+        Ok(world.render(what, split)?.clip.frames)
     }
 }
 
@@ -174,38 +189,92 @@ pub fn pixel_size([width, height]: [usize; 2]) -> PixelSize {
     PixelSize::new(width, height)
 }
 
-/// Pixels between the places that [`cut_moving`] chooses from: a piece's latents are those of the whole picture.
+/// Pixels between the places that [`Moving::cut`] chooses from: a piece's latents are those of the whole picture.
 const GRID: usize = gallop_model::video_ae::STRIDE;
 /// Least change of a value from one frame to the next, of 255, of what counts as moving.
-pub(crate) const MOVES: u8 = 25;
+const MOVES: u8 = 25;
+
+/// Whether a value that was `before` in the frame before counts as moving.
+pub(crate) fn moves(before: u8, now: u8) -> bool {
+    before.abs_diff(now) >= MOVES
+}
 
 /// The same piece of every frame, at a place drawn by chance.
 pub fn cut(frames: &[Frame], crop: PixelSize, rng: &mut Pcg64) -> Vec<Frame> {
-    let whole = frames[0].size;
-    let x = rng.random_range(0..=whole.width.saturating_sub(crop.width));
-    let y = rng.random_range(0..=whole.height.saturating_sub(crop.height));
-    let piece = Piece::new(whole, crop, [x, y]);
-    frames.iter().map(|frame| piece.of(frame)).collect()
+    let [right, down] = last_place(frames[0].size, crop);
+    let at = [rng.random_range(0..=right), rng.random_range(0..=down)];
+    Piece::new(frames[0].size, crop, at).of(frames)
 }
 
-/// [`cut`] at a place on the latents' grid, the sooner the more moves there: most of a picture stands still, and what does
-/// is learned from few of its pieces.
-///
-/// # Errors
-/// If the frames are no pictures.
-pub fn cut_moving(frames: &[Frame], crop: PixelSize, rng: &mut Pcg64) -> Result<Vec<Frame>> {
-    let whole = frames[0].size;
-    let last = |whole: usize, crop: usize| whole.saturating_sub(crop);
-    let rows = (0..=last(whole.height, crop.height)).step_by(GRID);
-    let places = rows.flat_map(|y| {
-        let columns = (0..=last(whole.width, crop.width)).step_by(GRID);
-        columns.map(move |x| Piece::new(whole, crop, [x, y]))
-    });
-    let places: Vec<(Piece, f64)> = places
-        .map(|piece| (piece, piece.moving(frames) as f64 + 1.0))
-        .collect();
-    let (piece, _) = choose_by(&places, |(_, moves)| *moves, rng)?;
-    Ok(frames.iter().map(|frame| piece.of(frame)).collect())
+/// A clip, and where in it things move.
+pub struct Moving<'a> {
+    frames: &'a [Frame],
+    /// For every place between pixels, how many values move above and to the left of it: `[height + 1, width + 1]`.
+    sums: Vec<u64>,
+}
+
+impl<'a> Moving<'a> {
+    /// Looks at a clip that has at least one frame.
+    pub fn of(frames: &'a [Frame]) -> Self {
+        let PixelSize { width, height } = frames[0].size;
+        let mut sums = vec![0; (height + 1) * (width + 1)];
+        for pair in frames.windows(2) {
+            let pixels = pair[0].rgb.chunks_exact(3).zip(pair[1].rgb.chunks_exact(3));
+            for (i, (before, now)) in pixels.enumerate() {
+                let count = before
+                    .iter()
+                    .zip(now)
+                    .filter(|(b, n)| moves(**b, **n))
+                    .count();
+                sums[(i / width + 1) * (width + 1) + i % width + 1] += count as u64;
+            }
+        }
+        for y in 1..=height {
+            let (above, row) = sums[(y - 1) * (width + 1)..].split_at_mut(width + 1);
+            let mut left = 0;
+            for (sum, above) in row.iter_mut().zip(above) {
+                left += *sum;
+                *sum = left + *above;
+            }
+        }
+        Self { frames, sums }
+    }
+
+    /// [`cut`] at a place on the latents' grid, the sooner the more moves there: most of a picture stands still, and what
+    /// does is learned from few of its pieces.
+    ///
+    /// # Errors
+    /// If there is no place, which there always is.
+    pub fn cut(&self, crop: PixelSize, rng: &mut Pcg64) -> Result<Vec<Frame>> {
+        let whole = self.frames[0].size;
+        let [right, down] = last_place(whole, crop);
+        let rows = (0..=down).step_by(GRID);
+        let places: Vec<(Piece, f64)> = rows
+            .flat_map(|y| (0..=right).step_by(GRID).map(move |x| [x, y]))
+            .map(|at| {
+                let piece = Piece::new(whole, crop, at);
+                (piece, self.within(&piece) as f64 + 1.0)
+            })
+            .collect();
+        let (piece, _) = choose_by(&places, |(_, moves)| *moves, rng)?;
+        Ok(piece.of(self.frames))
+    }
+
+    /// How many values of a piece move.
+    fn within(&self, piece: &Piece) -> u64 {
+        let Piece { at: [x, y], size } = *piece;
+        let sum = |x: usize, y: usize| self.sums[y * (self.frames[0].size.width + 1) + x];
+        let (right, below) = (x + size.width, y + size.height);
+        sum(right, below) + sum(x, y) - sum(right, y) - sum(x, below)
+    }
+}
+
+/// The last place to the right and down where a piece begins.
+fn last_place(whole: PixelSize, crop: PixelSize) -> [usize; 2] {
+    [
+        whole.width.saturating_sub(crop.width),
+        whole.height.saturating_sub(crop.height),
+    ]
 }
 
 /// A part of every frame of a clip.
@@ -222,34 +291,18 @@ impl Piece {
         Self { at, size }
     }
 
-    /// Its rows in a frame, as bytes.
-    fn rows<'a>(&self, frame: &'a Frame) -> impl Iterator<Item = &'a [u8]> {
-        let Self { at: [x, y], size } = *self;
-        let across = frame.size.width;
-        (y..y + size.height).map(move |y| {
-            let at = (y * across + x) * 3;
-            &frame.rgb[at..at + size.width * 3]
-        })
-    }
-
     /// It alone.
-    fn of(&self, frame: &Frame) -> Frame {
-        let rgb = self.rows(frame).flatten().copied().collect();
-        let size = self.size;
-        Frame { size, rgb }
-    }
-
-    /// How many of its values change by [`MOVES`] or more from one frame to the next.
-    fn moving(&self, frames: &[Frame]) -> usize {
-        let pairs = frames.windows(2);
-        let moves = |(a, b): (&[u8], &[u8])| {
-            let both = a.iter().zip(b);
-            both.filter(|(a, b)| a.abs_diff(**b) >= MOVES).count()
+    fn of(&self, frames: &[Frame]) -> Vec<Frame> {
+        let Self { at: [x, y], size } = *self;
+        let piece = |frame: &Frame| {
+            let mut rgb = Vec::with_capacity(size.width * size.height * 3);
+            for y in y..y + size.height {
+                let at = (y * frame.size.width + x) * 3;
+                rgb.extend_from_slice(&frame.rgb[at..at + size.width * 3]);
+            }
+            Frame { size, rgb }
         };
-        pairs
-            .flat_map(|pair| self.rows(&pair[0]).zip(self.rows(&pair[1])))
-            .map(moves)
-            .sum()
+        frames.iter().map(piece).collect()
     }
 }
 
@@ -282,11 +335,34 @@ mod tests {
         let crop = PixelSize::new(24, 24);
         // On the grid there are nine places, and only the first shows the dot.
         let anywhere = seen(&|rng| Ok(cut(&frames, crop, rng)))?;
-        let moving = seen(&|rng| cut_moving(&frames, crop, rng))?;
+        let moving = seen(&|rng| Moving::of(&frames).cut(crop, rng))?;
         assert!(
             moving > 3 * anywhere,
             "{moving} of 100, {anywhere} anywhere"
         );
         Ok(())
+    }
+
+    #[test]
+    fn what_moves_in_a_piece_is_what_is_counted_there() {
+        let size = PixelSize::new(13, 9);
+        let mut rng = Pcg64::seed_from_u64(6);
+        let frames: Vec<Frame> = (0..4)
+            .map(|_| Frame {
+                size,
+                rgb: (0..13 * 9 * 3).map(|_| rng.random_range(0..60)).collect(),
+            })
+            .collect();
+        let moving = Moving::of(&frames);
+        for (at, crop) in [([0, 0], [13, 9]), ([3, 2], [7, 5]), ([12, 8], [1, 1])] {
+            let piece = Piece::new(size, PixelSize::new(crop[0], crop[1]), at);
+            let alone = piece.of(&frames);
+            let pairs = alone.windows(2);
+            let values = pairs.flat_map(|pair| pair[0].rgb.iter().zip(&pair[1].rgb));
+            let counted = values
+                .filter(|(before, now)| moves(**before, **now))
+                .count();
+            assert_eq!(moving.within(&piece), counted as u64, "{at:?} {crop:?}");
+        }
     }
 }

@@ -266,9 +266,9 @@ impl Slot {
         gpu.first = towards(&gpu.first, grad, 1.0 - MUON_MOMENTUM)?;
         let ahead = towards(grad, &gpu.first, MUON_MOMENTUM)?;
         let rows = var.dims()[0];
-        let update = orthogonalise(&ahead.reshape((rows, ()))?)?;
-        let (step, keep) = muon_step(&update, recipe, rate)?;
-        let update = update.reshape(var.shape())?;
+        let columns = var.elem_count() / rows;
+        let update = orthogonalise(&ahead.reshape((rows, columns))?)?.reshape(var.shape())?;
+        let (step, keep) = muon_step([rows, columns], recipe, rate);
         let value = ((var.as_tensor() * keep)? - (update * step)?)?;
         gpu.ema = towards(&gpu.ema, &value, f64::from(1.0 - ema))?;
         var.set(&value)
@@ -302,9 +302,8 @@ impl Slot {
         let rows = self.var.dims()[0];
         let columns = ahead.len() / rows;
         let update = Tensor::from_vec(ahead, (rows, columns), self.var.device())?;
-        let update = orthogonalise(&update)?;
-        let (step, keep) = muon_step(&update, recipe, rate)?;
-        let update = update.flatten_all()?.to_vec1::<f32>()?;
+        let update = orthogonalise(&update)?.flatten_all()?.to_vec1::<f32>()?;
+        let (step, keep) = muon_step([rows, columns], recipe, rate);
         for (w, u) in self.value.iter_mut().zip(update) {
             *w = *w * keep as f32 - step as f32 * u;
         }
@@ -312,13 +311,12 @@ impl Slot {
     }
 }
 
-/// How far Muon goes along an update `[rows, columns]`, and what it keeps of the weight.
-fn muon_step(update: &Tensor, recipe: &OptimiserRecipe, rate: f64) -> Result<(f64, f64)> {
-    let (rows, columns) = update.dims2()?;
+/// How far Muon goes along an update, and what it keeps of the weight.
+fn muon_step([rows, columns]: [usize; 2], recipe: &OptimiserRecipe, rate: f64) -> (f64, f64) {
     let rate = recipe.muon_learning_rate * rate;
     // Tall matrices need longer steps for the same change of their outputs.
     let step = rate * (rows as f64 / columns as f64).max(1.0).sqrt();
-    Ok((step, 1.0 - rate * recipe.weight_decay))
+    (step, 1.0 - rate * recipe.weight_decay)
 }
 
 #[derive(Clone, Copy)]

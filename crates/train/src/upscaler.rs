@@ -16,7 +16,7 @@ use rand_pcg::Pcg64;
 use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ClipOf, View, WorldRecipe, choose_by, pixel_size};
+use crate::data::{View, WorldRecipe, choose_by, pixel_size};
 use crate::error::Result;
 use crate::export::{export, open, start_from};
 use crate::loss::{clip_loss, latent_noise};
@@ -146,16 +146,7 @@ impl Source {
         let factor = self.recipe.model.factor;
         let large = PixelSize::new(small.width * factor, small.height * factor);
         let seed = rng.random();
-        let render = |size| -> Result<Vec<Frame>> {
-            let what = ClipOf {
-                seed,
-                size,
-                frames: view.frames,
-                audio: false,
-            };
-            let world = view.world(&self.recipe.world);
-            Ok(world.render(what, split)?.clip.frames)
-        };
+        let render = |size| view.render(&self.recipe.world, (seed, size), split);
         let target = render(large)?;
         // Drawn small, or the large picture made small: people give pictures of either kind.
         let frames = match rng.random_bool(0.5) {

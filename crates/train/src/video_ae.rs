@@ -15,7 +15,7 @@ use rand::RngExt;
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{ClipOf, MOVES, View, WorldRecipe, choose_by, cut, cut_moving, pixel_size};
+use crate::data::{Moving, View, WorldRecipe, choose_by, cut, moves, pixel_size};
 use crate::error::{Result, TrainError};
 use crate::export::{export, measure, start_from};
 use crate::loss::{clip_loss, latent_noise, moving_weights};
@@ -174,14 +174,8 @@ fn held_out(recipe: &VideoAeRecipe) -> Result<Vec<Vec<Frame>>> {
     (0..view.clips)
         .map(|i| {
             let mut rng = stream(recipe.run.seed, Purpose::Validation, i as u64);
-            let what = ClipOf {
-                seed: rng.random(),
-                size: pixel_size(view.size),
-                frames: view.frames,
-                audio: false,
-            };
-            let world = view.world(&recipe.world);
-            Ok(world.render(what, Split::Heldout)?.clip.frames)
+            let clip = (rng.random(), pixel_size(view.size));
+            view.render(&recipe.world, clip, Split::Heldout)
         })
         .collect()
 }
@@ -204,11 +198,12 @@ fn make_batch(source: &Source, index: u64) -> Result<VideoBatch> {
     let mut clips = Vec::with_capacity(view.clips * view.crops);
     for _ in 0..view.clips {
         let frames = source.frames(view, &mut rng)?;
+        let moving = view.crop_moving.then(|| Moving::of(&frames));
         for _ in 0..view.crops {
-            let frames = match view.crop {
-                Some(crop) if view.crop_moving => cut_moving(&frames, pixel_size(crop), &mut rng)?,
-                Some(crop) => cut(&frames, pixel_size(crop), &mut rng),
-                None => frames.clone(),
+            let frames = match (view.crop.map(pixel_size), &moving) {
+                (Some(crop), Some(moving)) => moving.cut(crop, &mut rng)?,
+                (Some(crop), None) => cut(&frames, crop, &mut rng),
+                (None, _) => frames.clone(),
             };
             clips.push(frames);
         }
@@ -228,14 +223,7 @@ impl Source {
             let photos = photos.ok_or_else(|| TrainError::Setting(missing.into()))?;
             return Ok(photos.clip(size, view.frames, rng));
         }
-        let what = ClipOf {
-            seed: rng.random(),
-            size,
-            frames: view.frames,
-            audio: false,
-        };
-        let world = view.world(&self.recipe.world);
-        Ok(world.render(what, Split::Train)?.clip.frames)
+        view.render(&self.recipe.world, (rng.random(), size), Split::Train)
     }
 }
 
@@ -400,7 +388,7 @@ fn moving_errors(one: &[Frame], other: &[Frame]) -> (f64, f64) {
     let frames = one.windows(2).zip(&other[1..]);
     let values = frames.flat_map(|(a, b)| {
         let both = a[0].rgb.iter().zip(&a[1].rgb).zip(&b.rgb);
-        both.filter(|((before, now), _)| before.abs_diff(**now) >= MOVES)
+        both.filter(|((before, now), _)| moves(**before, **now))
             .map(|((_, now), made)| f64::from(*now) - f64::from(*made))
     });
     values.fold((0.0, 0.0), |(sum, count), d| (sum + d * d, count + 1.0))

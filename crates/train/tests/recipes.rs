@@ -17,9 +17,12 @@ use gallop_train::{
 };
 use serde::de::DeserializeOwned;
 
+fn folder_of_recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes")
+}
+
 fn recipe<R: DeserializeOwned>(name: &str) -> R {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
-    read_recipe(&folder.join(format!("{name}.toml"))).unwrap()
+    read_recipe(&folder_of_recipes().join(format!("{name}.toml"))).unwrap()
 }
 
 fn open<C: DeserializeOwned>(path: PathBuf) -> (C, Weights) {
@@ -34,9 +37,8 @@ fn finished(outcome: Outcome) {
 
 #[test]
 fn recipes_can_be_read() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
     let mut kinds = [0; 4];
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(folder_of_recipes()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
         let is = |kind: &str| name.contains(kind);
