@@ -5,12 +5,14 @@ use realfft::RealFftPlanner;
 use serde::{Deserialize, Serialize};
 
 use crate::measure::pair;
-use crate::onsets::onsets;
+use crate::rises::rises;
 
 /// An onset further than this from where it was, in seconds, is another one.
 const MATCH: f64 = 0.05;
 /// An onset is kept if it is no further than this from where it was, in milliseconds.
 pub const KEPT_MS: f64 = 5.0;
+/// Limits for onsets of the coded sound, over those of the original: what just passes there may just fail here.
+const LEAVE: f32 = 0.6;
 /// Windows of the spectra, in samples at 48 kHz: 5 to 43 ms.
 const WINDOWS: [usize; 4] = [256, 512, 1024, 2048];
 /// Windows that a hop moves on by, as a part of the window.
@@ -21,7 +23,7 @@ const FLOOR: f32 = 1e-4;
 /// A sound beside what coding made of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
-    /// Onsets of the sound.
+    /// Onsets of the sound: places where its envelope grows by 6 dB or more.
     pub onsets: usize,
     /// For each that is heard again: by how much it is late, in milliseconds.
     pub shifts_ms: Vec<f64>,
@@ -32,7 +34,7 @@ pub struct Kept {
 impl Kept {
     /// Compares a sound with what coding made of it; what is longer in one of them does not count.
     pub fn new(original: &Audio, coded: &Audio) -> Self {
-        let (before, after) = (onsets(original), onsets(coded));
+        let (before, after) = (rises(original, 1.0), rises(coded, LEAVE));
         let channels = [
             distance(&original.left, &coded.left),
             distance(&original.right, &coded.right),

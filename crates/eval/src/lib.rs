@@ -23,6 +23,7 @@ pub mod onsets;
 pub mod paint;
 pub mod plane;
 mod report;
+mod rises;
 mod seams;
 pub mod timbre;
 pub mod tracks;

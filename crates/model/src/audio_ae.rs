@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::ae_layers::{Conv, ConvShape, Linear, Norm};
 use crate::{Init, ModelError, Result, Weights};
 
-pub use spectrum::{BINS, FEATURES, HOPS, analyse, magnitude, synthesise};
+pub use spectrum::{BINS, FEATURES, HOPS, analyse, magnitude, magnitude_slope, synthesise};
 
 /// Latents stay within plus and minus this.
 const BOUND: f64 = 3.0;
@@ -109,6 +109,11 @@ impl AudioAe {
     /// Its widths and depths.
     pub fn config(&self) -> &AudioAeConfig {
         &self.config
+    }
+
+    /// What each channel of bounded latents is divided by to be normalised, `[C]`.
+    pub fn spread(&self) -> &Tensor {
+        &self.std
     }
 
     /// Levels `[B, 8 A, FEATURES]` to bounded latents `[B, A, C]`, as trained (not normalised).

@@ -85,6 +85,32 @@ pub struct VideoAe {
     decoder: Decoder,
     mean: Tensor,
     std: Tensor,
+    mix: Option<Mix>,
+}
+
+/// A change of basis after latents are normalised: `latent · there`, and `back` again.
+///
+/// Another training of an autoencoder gives latents of other axes. In the axes of the one before, as near as they come, a
+/// transformer that learned that one's latents has the less to learn.
+struct Mix {
+    there: Tensor,
+    back: Tensor,
+}
+
+impl Mix {
+    fn new(channels: usize, latents: &Weights) -> Result<Self> {
+        let shape = (channels, channels);
+        let there = latents.get_f32(shape, "mix", Init::Zeros)?;
+        let back = latents.get_f32(shape, "unmix", Init::Zeros)?;
+        let apart = (there.matmul(&back)? - Tensor::eye(channels, DType::F32, there.device())?)?;
+        let most = apart.abs()?.max_all()?.to_scalar::<f32>()?;
+        if most.is_nan() || most > 1e-2 {
+            let (mix, unmix) = (latents.path("mix"), latents.path("unmix"));
+            let what = format!("`{unmix}` does not undo `{mix}`: the file is damaged");
+            return Err(ModelError::Config(what));
+        }
+        Ok(Self { there, back })
+    }
 }
 
 impl VideoAe {
@@ -102,6 +128,9 @@ impl VideoAe {
             decoder: Decoder::new(config, &weights.at("decoder"))?,
             mean: latents.get_f32(config.latent_channels, "mean", Init::Zeros)?,
             std: latents.get_f32(config.latent_channels, "std", Init::Ones)?,
+            mix: (latents.contains("mix"))
+                .then(|| Mix::new(config.latent_channels, &latents))
+                .transpose()?,
         })
     }
 
@@ -168,17 +197,35 @@ impl VideoAe {
         VideoDecoder::new(self, size).push(latents)
     }
 
-    fn normalise(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok(latents
+    /// Bounded latents `[.., C]` to normalised ones.
+    ///
+    /// # Errors
+    /// If a size does not fit.
+    pub fn normalise(&self, latents: &Tensor) -> Result<Tensor> {
+        let latents = latents
             .broadcast_sub(&self.mean)?
-            .broadcast_div(&self.std)?)
+            .broadcast_div(&self.std)?;
+        match &self.mix {
+            Some(mix) => turn(&latents, &mix.there),
+            None => Ok(latents),
+        }
     }
 
     fn denormalise(&self, latents: &Tensor) -> Result<Tensor> {
-        Ok(latents
+        let turned = match &self.mix {
+            Some(mix) => Some(turn(latents, &mix.back)?),
+            None => None,
+        };
+        Ok((turned.as_ref().unwrap_or(latents))
             .broadcast_mul(&self.std)?
             .broadcast_add(&self.mean)?)
     }
+}
+
+/// Each latent of `[.., C]` times a matrix `[C, C]`.
+fn turn(latents: &Tensor, matrix: &Tensor) -> Result<Tensor> {
+    let rows = latents.reshape(((), matrix.dim(0)?))?;
+    Ok(rows.matmul(matrix)?.reshape(latents.dims())?)
 }
 
 /// Encodes a clip of any length in bounded memory.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use gallop_core::{Audio, Cancel, PixelSize, Progress, SAMPLES_PER_FRAME};
 use gallop_kernels::Precision;
-use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse, magnitude};
-use gallop_model::{Vars, Weights};
+use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse, magnitude, magnitude_slope};
+use gallop_model::{Vars, WeightFiles, Weights};
 use gallop_world::Split;
 use rand::RngExt;
 use rand_pcg::Pcg64;
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, WorldRecipe};
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::export::{export, measure, start_from};
 use crate::loss::Graded;
 use crate::metrics::Metrics;
@@ -34,6 +34,20 @@ const STATISTICS_AT: u64 = 1 << 40;
 const SMALLEST: PixelSize = PixelSize::new(16, 16);
 /// Hertz from one frequency to the next.
 const BIN_HERTZ: f32 = 48.0;
+/// Where bands begin and end, in frequencies [`BIN_HERTZ`] apart: octaves, then all that is heard.
+const BANDS: [[usize; 2]; 9] = [
+    [1, 4],
+    [4, 8],
+    [8, 16],
+    [16, 32],
+    [32, 64],
+    [64, 128],
+    [128, 256],
+    [256, BINS],
+    [1, BINS],
+];
+/// Added to the root of a band's energy before the logarithm: -60 dB.
+const BAND_FLOOR: f32 = 1e-3;
 /// Most that a frequency is made louder.
 const MOST_GAIN: f32 = 3.0;
 /// Pairs of held-out sounds of each kind written as WAV files.
@@ -84,6 +98,14 @@ pub struct AudioLoss {
     pub latent_noise: f64,
     /// Weight of the latents' mean square, which keeps them from their bounds.
     pub latent_size: f64,
+    /// How much the levels of bands count beside those of single frequencies: a sound's envelope, which says when it begins,
+    /// is no mean of medians of single frequencies.
+    #[serde(default)]
+    pub bands: f32,
+    /// Weight of the mean square of how far latents (normalised) are from those of the weights it began with. With it what
+    /// latents are normalised by stays too, so that a transformer that learned them still knows them.
+    #[serde(default)]
+    pub anchor: f64,
 }
 
 /// Levels of sounds of one length: `[B, 8 A, FEATURES]`.
@@ -94,7 +116,10 @@ pub struct AudioBatch {
 
 struct AudioTask {
     source: Arc<Source>,
+    vars: Vars,
     ae: AudioAe,
+    /// The weights it began with, where latents are held to theirs.
+    anchor: Option<AudioAe>,
     stft: StftLoss,
     held_out: Vec<Audio>,
     held_out_recordings: Vec<Audio>,
@@ -133,7 +158,20 @@ pub fn train_audio_ae(
             .collect(),
         None => Vec::new(),
     };
+    let anchor = match &recipe.start {
+        Some(path) if recipe.loss.anchor > 0.0 => {
+            let weights = Weights::files(Arc::new(WeightFiles::open(path)?), device);
+            Some(AudioAe::new(&recipe.model, &weights, Precision::Bf16)?)
+        }
+        None if recipe.loss.anchor > 0.0 => {
+            let what = "`anchor` holds latents to those of the weights it begins with: it needs `start`";
+            return Err(TrainError::Setting(what.into()));
+        }
+        _ => None,
+    };
     let mut task = AudioTask {
+        vars: vars.clone(),
+        anchor,
         source: Arc::new(Source {
             recipe: recipe.clone(),
             recordings: read(|folders| &folders.train).transpose()?,
@@ -160,7 +198,7 @@ pub fn train_audio_ae(
     };
     let file = folder.join("audio_ae.safetensors");
     train_vars(&mut task, (&vars, frozen), &run, |task| {
-        task.export(&vars, &file)
+        task.export(&file)
     })
 }
 
@@ -219,9 +257,8 @@ impl Task for AudioTask {
 
     fn loss(&mut self, batch: AudioBatch, _step: u64) -> Result<StepLoss> {
         let recipe = &self.source.recipe;
-        let latents = self
-            .ae
-            .encode_levels(&batch.levels.to_device(&self.device)?)?;
+        let levels = batch.levels.to_device(&self.device)?;
+        let latents = self.ae.encode_levels(&levels)?;
         let latents = match recipe.freeze_encoder {
             true => latents.detach(),
             false => latents,
@@ -229,17 +266,30 @@ impl Task for AudioTask {
         let noise = self.noise(&latents, batch.index)?;
         let predicted = self.ae.decode_levels(&(&latents + noise)?)?;
         let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
-        let judged = level_errors(&flat(&predicted)?, &flat(&batch.levels)?, &recipe.loss);
+        let (heard, target) = (flat(&predicted)?, flat(&batch.levels)?);
+        let mut judged = level_errors(&heard, &target, &recipe.loss);
+        if recipe.loss.bands > 0.0 {
+            judged.add(&band_errors(&heard, &target), recipe.loss.bands);
+        }
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
+        let mut found = metrics([("loss", judged.value), ("latent_rms", spread)]);
+        let mut total = (judged.attach(&predicted)? + (size * recipe.loss.latent_size)?)?;
+        if let Some(anchor) = &self.anchor {
+            let apart = (latents - anchor.encode_levels(&levels)?.detach())?;
+            let apart = apart.broadcast_div(anchor.spread())?.sqr()?.mean_all()?;
+            found.insert("moved".into(), f64::from(apart.to_scalar::<f32>()?).sqrt());
+            total = (total + (apart * recipe.loss.anchor)?)?;
+        }
         Ok(StepLoss {
-            metrics: metrics([("loss", judged.value), ("latent_rms", spread)]),
-            total: (judged.attach(&predicted)? + (size * recipe.loss.latent_size)?)?,
+            metrics: found,
+            total,
             operations: 0.0,
         })
     }
 
     fn validate(&mut self, step: u64, folder: &Path) -> Result<Metrics> {
+        self.set_gain()?;
         let mut found = Metrics::new();
         for (kind, sounds) in [
             ("", &self.held_out),
@@ -308,6 +358,40 @@ fn level_errors(predicted: &[f32], target: &[f32], loss: &AudioLoss) -> Graded {
     }
 }
 
+/// The mean absolute difference of the bands' levels (nepers of the root of their energy), and its gradient.
+fn band_errors(predicted: &[f32], target: &[f32]) -> Graded {
+    let mut gradient = vec![0f32; predicted.len()];
+    let weight = 1.0 / (BANDS.len() * predicted.len() / BINS) as f32;
+    let sums: Vec<f64> = (gradient.par_chunks_mut(BINS))
+        .zip(predicted.par_chunks(BINS))
+        .zip(target.par_chunks(BINS))
+        .map(|((gradient, predicted), target)| {
+            let energies = |levels: &[f32]| -> Vec<f32> {
+                levels.iter().map(|l| magnitude(*l).powi(2)).collect()
+            };
+            let (heard, wanted) = (energies(predicted), energies(target));
+            let mut sum = 0.0;
+            for [from, to] in BANDS {
+                let level = |energies: &[f32]| energies[from..to].iter().sum::<f32>().sqrt() + BAND_FLOOR;
+                let (a, b) = (level(&heard), level(&wanted));
+                let difference = (a / b).ln();
+                sum += f64::from(weight * difference.abs());
+                // d ln(r + floor) = dE / (2 r (r + floor)), and of each magnitude m: dE = 2 m dm.
+                let root = (a - BAND_FLOOR).max(1e-9);
+                let slope = weight * difference.signum() / (root * a);
+                for (k, g) in gradient.iter_mut().enumerate().take(to).skip(from) {
+                    *g += slope * heard[k].sqrt() * magnitude_slope(predicted[k]);
+                }
+            }
+            sum
+        })
+        .collect();
+    Graded {
+        value: sums.iter().sum(),
+        gradient,
+    }
+}
+
 impl AudioTask {
     fn noise(&self, latents: &Tensor, index: u64) -> Result<Tensor> {
         let recipe = &self.source.recipe;
@@ -315,7 +399,8 @@ impl AudioTask {
         crate::loss::latent_noise(latents, recipe.loss.latent_noise, &mut rng)
     }
 
-    fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
+    /// Sets what levels are made louder by to what the decoder lacks in loudness; returns the latents that it was heard on.
+    fn set_gain(&self) -> Result<Vec<Tensor>> {
         let mut latents = Vec::new();
         let mut energies = vec![[0f64; 2]; BINS];
         for i in 0..STATISTICS_BATCHES {
@@ -337,14 +422,20 @@ impl AudioTask {
             let gain = (target / decoded.max(1e-12)).sqrt() as f32;
             gain.clamp(1.0, MOST_GAIN)
         });
-        if let Some(var) = vars.get("levels.gain") {
+        if let Some(var) = self.vars.get("levels.gain") {
             var.set(&Tensor::from_iter(gain, &self.device)?)?;
         }
+        Ok(latents)
+    }
+
+    fn export(&self, path: &Path) -> Result<()> {
+        let latents = self.set_gain()?;
         let recipe = &self.source.recipe;
-        if !(recipe.freeze_encoder && recipe.start.is_some()) {
-            measure(vars, &latents)?;
+        let as_they_were = recipe.freeze_encoder || self.anchor.is_some();
+        if !(as_they_were && recipe.start.is_some()) {
+            measure(&self.vars, &latents)?;
         }
-        export(vars, &recipe.model, path)
+        export(&self.vars, &recipe.model, path)
     }
 }
 
@@ -360,20 +451,27 @@ mod tests {
             loud: 3.0,
             latent_noise: 0.0,
             latent_size: 0.0,
+            bands: 0.0,
+            anchor: 0.0,
         };
+        check(&|predicted, target| level_errors(predicted, target, &loss));
+        check(&band_errors);
+    }
+
+    fn check(errors: &dyn Fn(&[f32], &[f32]) -> Graded) {
         let wave = |f: f32| -> Vec<f32> { (0..2 * BINS).map(|i| (i as f32 * f).sin()).collect() };
         let (predicted, target) = (wave(0.3), wave(0.7));
-        let gradient = level_errors(&predicted, &target, &loss).gradient;
+        let gradient = errors(&predicted, &target).gradient;
         for i in [1, 7, 100, BINS - 1, BINS + 3, 2 * BINS - 1] {
             let moved = |by: f32| {
                 let mut p = predicted.clone();
                 p[i] += by;
-                level_errors(&p, &target, &loss).value
+                errors(&p, &target).value
             };
-            let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
+            let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
             let error = (slope - f64::from(gradient[i])).abs();
             assert!(
-                error < 0.02 * slope.abs() + 1e-7,
+                error < 0.02 * slope.abs() + 1e-6,
                 "{i}: {slope} {}",
                 gradient[i]
             );

@@ -34,9 +34,20 @@ pub(crate) fn measure(vars: &Vars, latents: &[Tensor]) -> Result<()> {
 /// Writes the weights as an engine loads them: matrices in bf16, vectors in f32, and the configuration as JSON under
 /// `config`.
 pub(crate) fn export(vars: &Vars, config: &impl Serialize, path: &Path) -> Result<()> {
+    export_with(vars, Vec::new(), config, path)
+}
+
+/// [`export`], and tensors beside the weights as they are.
+pub(crate) fn export_with(
+    vars: &Vars,
+    beside: Vec<(String, Tensor)>,
+    config: &impl Serialize,
+    path: &Path,
+) -> Result<()> {
     let config = serde_json::to_string(config).expect("a configuration is plain data");
     let about = BTreeMap::from([("config".to_string(), config)]);
-    Ok(save_weights(path, small(vars)?, &about)?)
+    let tensors = small(vars)?.into_iter().chain(beside).collect();
+    Ok(save_weights(path, tensors, &about)?)
 }
 
 /// The configuration of a network, from the header of its weights.

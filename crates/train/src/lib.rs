@@ -4,6 +4,7 @@
 //! training that goes on from a checkpoint is bit for bit the one that was never stopped.
 #![warn(missing_docs)]
 
+mod align;
 mod audio_ae;
 mod checkpoint;
 mod curves;

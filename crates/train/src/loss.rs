@@ -18,6 +18,14 @@ pub struct Graded {
 }
 
 impl Graded {
+    /// Adds another loss of the same prediction, `weight` times.
+    pub fn add(&mut self, other: &Self, weight: f32) {
+        self.value += other.value * f64::from(weight);
+        for (sum, g) in self.gradient.iter_mut().zip(&other.gradient) {
+            *sum += weight * g;
+        }
+    }
+
     /// A scalar tensor with this value whose gradient with respect to `predicted` is this gradient.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use gallop_kernels::Precision;
 use gallop_model::video_ae::{
     GROUP, VideoAe, VideoAeConfig, clips_to_groups, groups_to_patches, start_as_transform,
 };
-use gallop_model::{Vars, Weights};
+use gallop_model::{Vars, WeightFiles, Weights};
 use gallop_world::Split;
 use rand::RngExt;
 use rand_pcg::Pcg64;
@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{Moving, View, WorldRecipe, choose_by, cut, moves, pixel_size};
 use crate::error::{Result, TrainError};
-use crate::export::{export, measure, start_from};
+use crate::align::Alignment;
+use crate::export::{export_with, measure, open, start_from};
 use crate::loss::{clip_loss, latent_noise, moving_weights};
 use crate::metrics::Metrics;
 use crate::photos::Photos;
@@ -31,6 +32,9 @@ use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, train_vars};
 const STATISTICS_BATCHES: u64 = 24;
 /// Where those batches are in the stream of data: beyond any training.
 const STATISTICS_AT: u64 = 1 << 40;
+/// How latents are turned, and turned back, in a file of weights.
+const MIX: &str = "latents.mix";
+const UNMIX: &str = "latents.unmix";
 /// Root mean square that latents start with, well within their bounds, and the least it is measured as.
 const LATENT_SIZE: f32 = 0.8;
 const LEAST_SIZE: f32 = 1e-3;
@@ -51,6 +55,10 @@ pub struct VideoAeRecipe {
     pub freeze_encoder: bool,
     /// Weights to begin with, of the same widths and depths; the cosine transform if missing.
     pub start: Option<PathBuf>,
+    /// Weights whose latents these are turned towards when they are written, so that a transformer that learned those has the
+    /// less to learn; without it axes are as they come, and what `start` may say of them is forgotten unless its encoder is
+    /// frozen.
+    pub align: Option<PathBuf>,
     /// Widths and depths.
     #[serde(default)]
     pub model: VideoAeConfig,
@@ -312,14 +320,18 @@ impl VideoTask {
         latent_noise(latents, self.source.recipe.loss.latent_noise, &mut rng)
     }
 
-    /// Latents of clips that no training sees, one tensor a batch.
+    /// Clips that no training sees, a batch at a time.
+    fn groups(&self) -> impl Iterator<Item = Result<Tensor>> {
+        (0..STATISTICS_BATCHES).map(|i| {
+            let batch = make_batch(&self.source, STATISTICS_AT + i)?;
+            Ok(batch.groups.to_device(&self.device)?)
+        })
+    }
+
+    /// Their latents, one tensor a batch.
     fn latents(&self) -> Result<Vec<Tensor>> {
-        (0..STATISTICS_BATCHES)
-            .map(|i| {
-                let batch = make_batch(&self.source, STATISTICS_AT + i)?;
-                let groups = batch.groups.to_device(&self.device)?;
-                Ok(self.ae.encode_groups(&groups, None)?.detach())
-            })
+        self.groups()
+            .map(|groups| Ok(self.ae.encode_groups(&groups?, None)?.detach()))
             .collect()
     }
 
@@ -359,11 +371,47 @@ impl VideoTask {
 
     fn export(&self, vars: &Vars, path: &Path) -> Result<()> {
         let recipe = &self.source.recipe;
-        if !(recipe.freeze_encoder && recipe.start.is_some()) {
-            measure(vars, &self.latents()?)?;
-        }
-        export(vars, &recipe.model, path)
+        let beside = match (&recipe.align, &recipe.start) {
+            (Some(other), _) => self.align(vars, other)?,
+            (None, Some(start)) if recipe.freeze_encoder => mixing(start, &self.device)?,
+            _ => {
+                measure(vars, &self.latents()?)?;
+                Vec::new()
+            }
+        };
+        export_with(vars, beside, &recipe.model, path)
     }
+
+    /// Turns latents towards those of other weights; what does that.
+    fn align(&self, vars: &Vars, other: &Path) -> Result<Vec<(String, Tensor)>> {
+        let (config, weights) = open::<VideoAeConfig>(other, &self.device)?;
+        let other = VideoAe::new(&config, &weights, Precision::Bf16)?;
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for groups in self.groups() {
+            let groups = groups?;
+            ours.push(self.ae.encode_groups(&groups, None)?.detach());
+            theirs.push(other.normalise(&other.encode_groups(&groups, None)?)?);
+        }
+        let alignment = Alignment::between(&ours, &theirs)?;
+        tracing::info!("latents are {:.0}% of the variance apart from those of `align`", 100.0 * alignment.apart);
+        let [mean, mix, unmix] = alignment.tensors(&self.device)?;
+        let ones = mean.ones_like()?;
+        for (name, value) in [("latents.mean", mean), ("latents.std", ones)] {
+            if let Some(var) = vars.get(name) {
+                var.set(&value)?;
+            }
+        }
+        Ok(vec![(MIX.into(), mix), (UNMIX.into(), unmix)])
+    }
+}
+
+/// How weights turn their latents, if they do.
+fn mixing(path: &Path, device: &Device) -> Result<Vec<(String, Tensor)>> {
+    let files = WeightFiles::open(path)?;
+    let found = [MIX, UNMIX].into_iter().filter(|name| files.contains(name));
+    found
+        .map(|name| Ok((name.to_string(), files.load(name, device)?)))
+        .collect()
 }
 
 /// Peak signal-to-noise ratio of a clip, in dB; at most 99.

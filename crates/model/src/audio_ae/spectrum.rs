@@ -135,6 +135,15 @@ pub fn magnitude(level: f32) -> f32 {
     (log.exp() - FLOOR).max(0.0)
 }
 
+/// The derivative of [`magnitude`].
+pub fn magnitude_slope(level: f32) -> f32 {
+    let log = level * SPREAD + MIDDLE;
+    match log > FLOOR.ln() && log < LOUDEST {
+        true => SPREAD * log.exp(),
+        false => 0.0,
+    }
+}
+
 /// A sound that has these levels, `[8 A, FEATURES]`, or nearly: `2000 A` samples. Each frequency is
 /// multiplied by its `gain`, `[BINS]`.
 ///

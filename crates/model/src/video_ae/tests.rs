@@ -5,15 +5,18 @@ use rand_pcg::Pcg64;
 use super::*;
 use crate::Vars;
 
-fn tiny() -> VideoAe {
-    let config = VideoAeConfig {
+fn tiny_config() -> VideoAeConfig {
+    VideoAeConfig {
         latent_channels: 6,
         widths: [16, 16, 8],
         encoder_blocks: [2, 2],
         decoder_blocks: [2, 2, 1],
-    };
+    }
+}
+
+fn tiny() -> VideoAe {
     let weights = Weights::vars(&Vars::default(), Some(1), &Device::Cpu);
-    VideoAe::new(&config, &weights, Precision::F32).unwrap()
+    VideoAe::new(&tiny_config(), &weights, Precision::F32).unwrap()
 }
 
 fn noise_frames(count: usize, size: PixelSize) -> Vec<Frame> {
@@ -127,4 +130,47 @@ fn training_starts_as_a_transform_that_keeps_smooth_pictures() {
     for (a, b) in back[4].rgb.iter().zip(&frame.rgb) {
         assert!(a.abs_diff(*b) < 12, "{a} {b}");
     }
+}
+
+#[test]
+fn turned_latents_decode_to_the_same_pictures() {
+    let size = PixelSize::new(48, 32);
+    let frames = noise_frames(9, size);
+    let vars = Vars::default();
+    let weights = Weights::vars(&vars, Some(1), &Device::Cpu);
+    let plain = VideoAe::new(&tiny_config(), &weights, Precision::F32).unwrap();
+    let latents = plain.encode(&frames).unwrap();
+    let pictures = plain.decode(&latents, size).unwrap();
+    // A shear: each channel gets `by` of the one before it, but the first.
+    let shear = |by: f32| {
+        let of = |(from, to): (usize, usize)| match to.checked_sub(from) {
+            Some(0) => 1.0,
+            Some(steps) => by.powi(steps as i32),
+            None => 0.0,
+        };
+        let numbers: Vec<f32> = (0..36).map(|i| of((i / 6, i % 6))).collect();
+        Tensor::from_vec(numbers, (6, 6), &Device::Cpu).unwrap()
+    };
+    let identity = Tensor::eye(6, DType::F32, &Device::Cpu).unwrap();
+    // (1 - N)^-1 = 1 + N + N^2 + ..., N being one step.
+    let there = shear(0.5);
+    let one_step = (0..36).map(|i| if i % 6 == i / 6 + 1 { 0.5 } else { 0.0 });
+    let one_step = Tensor::from_iter(one_step.map(|x: f64| x as f32), &Device::Cpu).unwrap();
+    let back = (&identity - one_step.reshape((6, 6)).unwrap()).unwrap();
+    let with = |unmix: &Tensor| {
+        let mut tensors: std::collections::HashMap<String, Tensor> = vars.tensors().into_iter().collect();
+        tensors.insert("latents.mix".into(), there.clone());
+        tensors.insert("latents.unmix".into(), unmix.clone());
+        let weights = Weights::memory(tensors, &Device::Cpu);
+        VideoAe::new(&tiny_config(), &weights, Precision::F32)
+    };
+    let turned = with(&back).unwrap();
+    let mixed = turned.encode(&frames).unwrap();
+    let rows = latents.reshape(((), 6)).unwrap().matmul(&there).unwrap();
+    let far = |(a, b): (f32, f32)| (a - b).abs() > 1e-4;
+    assert!(!values(&mixed).into_iter().zip(values(&rows)).any(far));
+    assert!(values(&mixed).into_iter().zip(values(&latents)).any(far));
+    assert_eq!(turned.decode(&mixed, size).unwrap(), pictures);
+    let error = with(&identity).err().unwrap().to_string();
+    assert!(error.contains("latents.unmix"), "{error}");
 }
