@@ -176,6 +176,7 @@ mod tests {
             motion: Tensor::zeros(places, DType::F32, cpu)?,
             sigmas: vec![[0.5, 0.6].into(), [0.95, 0.99].into()],
             unguided: None,
+            before: None,
         };
         let beside = Unguided {
             sequence: TokenSequence::new(config, &specs(0), cpu)?,

@@ -29,6 +29,7 @@ use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::stream::MakeBatch;
 use crate::throughput::FORWARD_AND_BACK;
+use crate::transfer::{Transfer, TransferRecipe};
 use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, pool, train_vars};
 
 /// Clips whose captions the tokenizer learns from.
@@ -96,6 +97,9 @@ pub struct DitRecipe {
     /// What it learns guidance from, if it does: then captions and clips are as ever, but the velocities are a teacher's.
     #[serde(default)]
     pub distil: Option<DistilRecipe>,
+    /// Whom it learns from in other latents than these, if it does.
+    #[serde(default)]
+    pub transfer: Option<TransferRecipe>,
     /// Weights to begin with, of the same size, their `tokenizer.json` beside them; random if missing.
     pub start: Option<PathBuf>,
     /// Length, threads, intervals.
@@ -175,6 +179,7 @@ struct DitTask {
     /// Square roots of the weights of a video latent's channels, `[C]`.
     importance: Tensor,
     teacher: Option<Teacher>,
+    transfer: Option<Transfer>,
 }
 
 /// Trains the transformer in `folder` and leaves `dit.safetensors` and `tokenizer.json` there.
@@ -212,9 +217,12 @@ pub fn train_dit(
     let teacher = (recipe.distil.as_ref())
         .map(|distil| Teacher::new(distil, &config, device))
         .transpose()?;
-    source.levels.video = match &teacher {
-        Some(teacher) => teacher.shifts.clone(),
-        None => channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?,
+    let transfer = (recipe.transfer.as_ref())
+        .map(|transfer| Transfer::new(transfer, &config, device))
+        .transpose()?;
+    source.levels.video = match (&teacher, &transfer) {
+        (Some(Teacher { shifts, .. }), _) | (_, Some(Transfer { shifts, .. })) => shifts.clone(),
+        (None, None) => channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?,
     };
     let mut about = BTreeMap::from([("config".to_string(), to_json(&config))]);
     if !source.levels.video.is_empty() {
@@ -226,6 +234,7 @@ pub fn train_dit(
         source: Arc::new(source),
         importance: importance.sqrt()?,
         teacher,
+        transfer,
     };
     if let Some(path) = &recipe.start {
         start_from(&vars, path, &["adapter.audio_phase.weight"])?;
@@ -272,11 +281,12 @@ fn source(
     (tokenizer, device): (TextTokenizer, &Device),
 ) -> Result<Source> {
     let pool = pool("workers", recipe.run.worker_threads())?;
-    let (video, weights) = open(&recipe.autoencoders.join("video_ae.safetensors"), device)?;
-    let video_ae = VideoAe::new(&video, &weights, Precision::Bf16)?;
-    let (audio, weights) = open(&recipe.autoencoders.join("audio_ae.safetensors"), device)?;
-    let audio_ae = AudioAe::new(&audio, &weights, Precision::Bf16)?;
+    let (video_ae, audio_ae) = autoencoders(&recipe.autoencoders, device)?;
+    let before = (recipe.transfer.as_ref())
+        .map(|transfer| autoencoders(&transfer.autoencoders, device))
+        .transpose()?;
     Ok(Source {
+        before,
         recipe: recipe.clone(),
         config,
         video_ae,
@@ -291,6 +301,14 @@ fn source(
         pool,
         ready: Mutex::new(HashMap::new()),
     })
+}
+
+/// Those of a folder.
+fn autoencoders(folder: &Path, device: &Device) -> Result<(VideoAe, AudioAe)> {
+    let (video, weights) = open(&folder.join("video_ae.safetensors"), device)?;
+    let video = VideoAe::new(&video, &weights, Precision::Bf16)?;
+    let (audio, weights) = open(&folder.join("audio_ae.safetensors"), device)?;
+    Ok((video, AudioAe::new(&audio, &weights, Precision::Bf16)?))
 }
 
 fn held_out(source: &Source) -> Result<Vec<EncodedClip>> {
@@ -358,6 +376,9 @@ impl DitTask {
     fn aim(&self, batch: &mut DitBatch) -> Result<()> {
         if let (Some(teacher), Some(unguided)) = (&self.teacher, batch.unguided.take()) {
             [batch.video_target, batch.audio_target] = teacher.velocities(batch, &unguided)?;
+        }
+        if let (Some(transfer), Some(before)) = (&self.transfer, batch.before.take()) {
+            [batch.video_target, batch.audio_target] = transfer.velocities(batch, before)?;
         }
         Ok(())
     }

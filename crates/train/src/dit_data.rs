@@ -29,6 +29,7 @@ use crate::error::Result;
 use crate::motion::{motion, moving};
 use crate::rng::{Purpose, stream};
 use crate::strange::with_strange_words;
+use crate::transfer::Before;
 
 /// Shifts of the noise levels of clips whose picture is nearly clear: of the picture's own, and of the sound's, even in
 /// (0, 1) otherwise.
@@ -60,6 +61,8 @@ pub(crate) struct EncodedClip {
     pub audio: Option<Tensor>,
     /// How much each place moves, `[F, H, W, 1]`: see [`motion`].
     pub motion: Tensor,
+    /// The same pictures and sound in the latents that a teacher knows.
+    pub before: Option<(Tensor, Option<Tensor>)>,
     pub captions: Vec<Caption>,
     pub frames: Vec<Frame>,
 }
@@ -109,6 +112,8 @@ pub struct DitBatch {
     pub(crate) sigmas: Vec<Sigmas>,
     /// For a teacher, if there is one.
     pub(crate) unguided: Option<Unguided>,
+    /// For a teacher that knows other latents.
+    pub(crate) before: Option<Before>,
 }
 
 /// One sample before packing.
@@ -120,6 +125,8 @@ struct Piece {
     audio: Option<[Tensor; 2]>,
     /// `[F, H, W, 1]`.
     motion: Tensor,
+    /// The same in the latents that a teacher knows, under the same noise.
+    before: Option<([Tensor; 2], Option<[Tensor; 2]>)>,
 }
 
 /// Which clip: size, length, number.
@@ -131,6 +138,8 @@ pub(crate) struct Source {
     pub config: DitConfig,
     pub video_ae: VideoAe,
     pub audio_ae: AudioAe,
+    /// Those that a teacher of other latents knows.
+    pub before: Option<(VideoAe, AudioAe)>,
     /// Where the autoencoders are and batches go.
     pub device: Device,
     pub tokenizer: TextTokenizer,
@@ -264,14 +273,22 @@ impl Source {
             let apart = (0..x.dim(0)?).map(|i| x.narrow(0, i, 1)?.squeeze(0)?.copy());
             Ok(apart.collect::<candle_core::Result<_>>()?)
         };
-        let (videos, audios) = self.pool.install(|| -> Result<_> {
-            let videos = each(self.video_ae.encode_clips(&frames)?)?;
+        let by = |video_ae: &VideoAe, audio_ae: &AudioAe| -> Result<_> {
+            let videos = each(video_ae.encode_clips(&frames)?)?;
             let audios = match sounds.is_empty() {
                 true => Vec::new(),
-                false => each(self.audio_ae.encode_clips(&sounds)?)?,
+                false => each(audio_ae.encode_clips(&sounds)?)?,
             };
             Ok((videos, audios))
+        };
+        let ((videos, audios), before) = self.pool.install(|| -> Result<_> {
+            let before = self.before.as_ref().map(|(video, audio)| by(video, audio));
+            Ok((by(&self.video_ae, &self.audio_ae)?, before.transpose()?))
         })?;
+        let mut before = before.map(|(videos, audios)| {
+            let mut audios = audios.into_iter();
+            (videos.into_iter()).map(move |video| (video, audios.next()))
+        });
         let languages = &self.recipe.languages;
         let known = |caption: &Caption| languages.contains_key(&caption.lang);
         let mut audios = audios.into_iter();
@@ -281,6 +298,7 @@ impl Source {
                     motion: motion(&video)?,
                     video,
                     audio: audios.next(),
+                    before: before.as_mut().and_then(Iterator::next),
                     captions: rendered.captions.into_iter().filter(known).collect(),
                     frames: rendered.clip.frames,
                 })
@@ -329,28 +347,38 @@ impl Source {
     ) -> Result<Piece> {
         let spec = SampleSpec::new(task, clip.shape()?, ids.len());
         type Given<'a> = &'a dyn Fn(usize) -> bool;
-        let mut mix = |x0: &Tensor, sigmas: &Tensor, given: Given| -> Result<[Tensor; 2]> {
-            let noise = gaussian(rng, x0.shape(), x0.device())?;
-            let noisy = add_noise_by_part(x0, &noise, sigmas)?;
+        type Noisy = [Tensor; 2];
+        let mix = |x0: &Tensor, noise: &Tensor, sigmas: &Tensor, given: Given| -> Result<Noisy> {
+            let noisy = add_noise_by_part(x0, noise, sigmas)?;
             let steps = (0..x0.dim(0)?)
                 .map(|t| (if given(t) { x0 } else { &noisy }).narrow(0, t, 1))
                 .collect::<candle_core::Result<Vec<_>>>()?;
-            Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, &noise)?])
+            Ok([Tensor::cat(&steps, 0)?, velocity_target(x0, noise)?])
         };
         let levels = self.led(sigma.lead);
-        let video = mix(&clip.video, &levels.of(&clip.video, sigma.video)?, &|t| {
-            spec.is_frame_given(t)
-        })?;
-        let audio = (clip.audio.as_ref()).map(|audio| {
-            let sigmas = Tensor::new(&[[sigma.audio as f32]], audio.device())?;
-            mix(audio, &sigmas, &|t| spec.is_audio_given(t))
-        });
+        let sigmas = levels.of(&clip.video, sigma.video)?;
+        let noise = gaussian(rng, clip.video.shape(), clip.video.device())?;
+        let video = |x0: &Tensor| mix(x0, &noise, &sigmas, &|t| spec.is_frame_given(t));
+        let sound_noise = (clip.audio.as_ref())
+            .map(|audio| gaussian(rng, audio.shape(), audio.device()))
+            .transpose()?;
+        let audio = |x0: Option<&Tensor>| -> Result<Option<Noisy>> {
+            let (Some(x0), Some(noise)) = (x0, &sound_noise) else {
+                return Ok(None);
+            };
+            let sigmas = Tensor::new(&[[sigma.audio as f32]], x0.device())?;
+            mix(x0, noise, &sigmas, &|t| spec.is_audio_given(t)).map(Some)
+        };
+        let before = (clip.before.as_ref())
+            .map(|(v, a)| Ok::<_, crate::TrainError>((video(v)?, audio(a.as_ref())?)))
+            .transpose()?;
         let frames = levels.frames(spec.latents.frames).into_iter();
         let frames: Vec<f64> = frames.map(|shift| shifted(sigma.video, shift)).collect();
         Ok(Piece {
             motion: moving(&clip.motion, self.recipe.motion, &frames)?,
-            audio: audio.transpose()?,
-            video,
+            audio: audio(clip.audio.as_ref())?,
+            video: video(&clip.video)?,
+            before,
             ids,
             spec,
         })
@@ -380,11 +408,17 @@ impl Source {
             Ok(Tensor::cat(&parts, 0)?)
         };
         let turn = |clip: &EncodedClip| -> Result<EncodedClip> {
+            let video = |video: &Tensor| turned(video, Modality::Video, 1);
+            let audio = |audio: &Option<Tensor>| {
+                let audio = audio.as_ref().map(|audio| turned(audio, Modality::Audio, 0));
+                audio.transpose()
+            };
             Ok(EncodedClip {
-                audio: (clip.audio.as_ref())
-                    .map(|audio| turned(audio, Modality::Audio, 0))
+                audio: audio(&clip.audio)?,
+                video: video(&clip.video)?,
+                before: (clip.before.as_ref())
+                    .map(|(v, a)| Ok::<_, crate::TrainError>((video(v)?, audio(a)?)))
                     .transpose()?,
-                video: turned(&clip.video, Modality::Video, 1)?,
                 motion: clip.motion.clone(),
                 captions: clip.captions.clone(),
                 frames: Vec::new(),
@@ -441,6 +475,7 @@ impl Source {
             let audio = pieces.iter().filter_map(|p| p.audio.as_ref());
             audio.map(|audio| audio[k].clone()).collect()
         };
+        let before = self.before(&sequence, &pieces)?;
         let ids: Vec<u32> = pieces
             .iter()
             .flat_map(|piece| &piece.ids)
@@ -467,6 +502,35 @@ impl Source {
             sequence,
             sigmas,
             unguided,
+            before,
         })
+    }
+
+    /// What a teacher of other latents sees, and how far its velocities are from these.
+    fn before(&self, sequence: &TokenSequence, pieces: &[Piece]) -> Result<Option<Before>> {
+        let before: Vec<_> = pieces.iter().filter_map(|p| p.before.as_ref()).collect();
+        if before.len() < pieces.len() || pieces.is_empty() {
+            return Ok(None);
+        }
+        let there = |x: candle_core::Result<Option<Tensor>>| {
+            let x = x?.map(|x| x.to_device(&self.device));
+            x.transpose()
+        };
+        let gap = |[_, now]: &[Tensor; 2], [_, then]: &[Tensor; 2]| now - then;
+        let video: Vec<Tensor> = before.iter().map(|(video, _)| video[0].clone()).collect();
+        let video_gap = (pieces.iter().zip(&before))
+            .map(|(piece, (video, _))| gap(&piece.video, video))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let sounds = before.iter().filter_map(|(_, audio)| audio.as_ref());
+        let audio: Vec<Tensor> = sounds.map(|audio| audio[0].clone()).collect();
+        let audio_gap = (pieces.iter().zip(&before))
+            .filter_map(|(piece, (_, audio))| Some(gap(piece.audio.as_ref()?, audio.as_ref()?)))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(Some(Before {
+            video: there(sequence.video_tokens(&video))?,
+            video_gap: there(sequence.video_targets(&video_gap))?,
+            audio: there(sequence.pack(Modality::Audio, &audio))?,
+            audio_gap: there(sequence.pack(Modality::Audio, &audio_gap))?,
+        }))
     }
 }

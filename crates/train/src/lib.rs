@@ -31,6 +31,7 @@ mod strange;
 mod stream;
 mod throughput;
 mod trainer;
+mod transfer;
 mod upscaler;
 mod video_ae;
 
@@ -43,6 +44,7 @@ pub use error::{Result, TrainError};
 pub use metrics::{Line, Metrics, read_log};
 pub use recipe::{Decay, OptimiserRecipe, RunRecipe, read_recipe};
 pub use recordings::RecordingFolders;
+pub use transfer::TransferRecipe;
 pub use trainer::Outcome;
 pub use upscaler::{UpscalerLoss, UpscalerRecipe, train_upscaler};
 pub use video_ae::{PhotoFolders, VideoAeRecipe, VideoLoss, psnr, train_video_ae};

@@ -11,7 +11,7 @@ use gallop_model::upscaler::{Upscaler, UpscalerConfig};
 use gallop_model::video_ae::{VideoAe, VideoAeConfig};
 use gallop_model::{TextTokenizer, WeightFiles, Weights};
 use gallop_train::{
-    AudioAeRecipe, DistilRecipe, DitRecipe, Outcome, RecordingFolders, UpscalerRecipe,
+    AudioAeRecipe, DistilRecipe, DitRecipe, Outcome, RecordingFolders, TransferRecipe, UpscalerRecipe,
     VideoAeRecipe, read_log, read_recipe, train_audio_ae, train_dit, train_upscaler,
     train_video_ae,
 };
@@ -146,6 +146,44 @@ fn tiny_recipes_lead_to_weights_that_load() {
         // Attention that keeps nothing for gradients rounds to bf16 elsewhere.
         assert!(same < 2e-4 && guided > 10.0 * same, "{same} {guided}");
     }
+
+    // Another video autoencoder, its latents turned towards those of the first.
+    let other = root.path().join("other");
+    let mut turned = VideoAeRecipe {
+        align: Some(parts.join("video_ae.safetensors")),
+        ..recipe("tiny-video-ae")
+    };
+    turned.run.seed += 1;
+    finished(train_video_ae(&turned, &other, &Device::Cpu, (&Silent, &cancel)).unwrap());
+    std::fs::copy(parts.join("audio_ae.safetensors"), other.join("audio_ae.safetensors")).unwrap();
+    let (config, weights) = open::<VideoAeConfig>(other.join("video_ae.safetensors"));
+    assert!(weights.contains("latents.mix"));
+    VideoAe::new(&config, &weights, Precision::Bf16).unwrap();
+
+    // A student that begins as its teacher has nothing to learn from it in the same latents, and something in others.
+    let loss = |autoencoders: &Path, name: &str| {
+        let mut student = DitRecipe {
+            autoencoders: autoencoders.to_path_buf(),
+            start: Some(folder.join("dit.safetensors")),
+            transfer: Some(TransferRecipe {
+                teacher: folder.join("dit.safetensors"),
+                autoencoders: parts.clone(),
+            }),
+            ..dit.clone()
+        };
+        student.optimiser.learning_rate = 0.0;
+        let run = root.path().join(name);
+        finished(train_dit(&student, &run, &Device::Cpu, (&Silent, &cancel)).unwrap());
+        let log = read_log(&run.join("log.jsonl")).unwrap();
+        ["video", "audio"].map(|name| {
+            let found = log.iter().filter_map(|line| line.metrics.get(name));
+            found.copied().fold(0.0, f64::max)
+        })
+    };
+    let ([video, audio], [far, still]) = (loss(&parts, "same"), loss(&other, "far"));
+    assert!(video < 2e-4 && audio < 2e-4, "{video} {audio}");
+    // The sound's latents are the same, beside another picture.
+    assert!(far > 100.0 * video && still < 0.1 * far, "{far} {still}");
 }
 
 /// A decoder that goes on learning, from recordings too, leaves latents as the transformer knows them.
@@ -204,4 +242,27 @@ fn a_frozen_encoder_and_its_latents_stay_as_they_were() {
     let judged = |name| log.iter().any(|line| line.metrics.contains_key(name));
     assert!(judged("log_distance") && judged("log_distance_recordings"));
     assert!(at("second/decoded_recordings-0-000006.wav").exists());
+
+    // An encoder that is held to what it was moves less than one that is not, and keeps what its latents are normalised by.
+    let moved = |anchor: f64| {
+        let name = format!("anchor-{anchor}");
+        let mut third = AudioAeRecipe {
+            freeze_encoder: false,
+            ..second.clone()
+        };
+        third.loss.anchor = anchor;
+        third.loss.bands = 1.0;
+        let after = train(&third, &name);
+        let of = "latents.std";
+        assert_eq!(value(&before, of), value(&after, of));
+        assert_ne!(
+            value(&before, "encoder.head.weight"),
+            value(&after, "encoder.head.weight")
+        );
+        let log = read_log(&at(&name).join("log.jsonl")).unwrap();
+        let moved = log.iter().filter_map(|line| line.metrics.get("moved"));
+        moved.last().copied().unwrap()
+    };
+    let (loose, held) = (moved(1e-3), moved(1e3));
+    assert!(held < loose, "{held} {loose}");
 }
