@@ -35,12 +35,17 @@ impl Alignment {
         let (mean, other_mean) = (ours.row_mean().transpose(), theirs.row_mean().transpose());
         let centred = |rows: &DMatrix<f64>, mean: &DVector<f64>| {
             let mut rows = rows.clone();
-            rows.row_iter_mut().for_each(|mut row| row -= mean.transpose());
+            rows.row_iter_mut()
+                .for_each(|mut row| row -= mean.transpose());
             rows
         };
         let (ours, theirs) = (centred(&ours, &mean), centred(&theirs, &other_mean));
         let count = ours.nrows() as f64;
         let (ours_cov, theirs_cov) = (ours.tr_mul(&ours) / count, theirs.tr_mul(&theirs) / count);
+        if ours_cov.trace() <= 0.0 || theirs_cov.trace() <= 0.0 {
+            let what = "`align`: latents are the same everywhere: are the weights damaged?";
+            return Err(TrainError::Setting(what.into()));
+        }
         let whiten = power(&ours_cov, -0.5);
         let across = &whiten * (ours.tr_mul(&theirs) / count) * power(&theirs_cov, -0.5);
         let svd = across.svd(true, true);
@@ -51,7 +56,8 @@ impl Alignment {
         let mix = whiten * u * v * power(&theirs_cov, 0.5);
         let left = (&ours * &mix - &theirs).norm_squared() / theirs.norm_squared();
         // The other's mean is reached by where the map begins: (x - m) mix = (x - mean) mix + other mean.
-        let begins = (mix.transpose().lu().solve(&other_mean)).unwrap_or_else(|| DVector::zeros(mean.len()));
+        let begins =
+            (mix.transpose().lu().solve(&other_mean)).unwrap_or_else(|| DVector::zeros(mean.len()));
         Ok(Self {
             mean: mean - begins,
             mix,
@@ -68,7 +74,11 @@ impl Alignment {
         };
         let matrix = |m: &DMatrix<f64>| {
             // Columns first in nalgebra, rows first in candle.
-            let numbers = m.transpose().iter().map(|x| *x as f32).collect::<Vec<f32>>();
+            let numbers = m
+                .transpose()
+                .iter()
+                .map(|x| *x as f32)
+                .collect::<Vec<f32>>();
             Tensor::from_vec(numbers, (c, c), device)
         };
         let mean = self.mean.iter().map(|x| *x as f32).collect::<Vec<f32>>();
@@ -96,7 +106,9 @@ fn rows(latents: &[Tensor]) -> Result<DMatrix<f64>> {
 fn power(covariance: &DMatrix<f64>, exponent: f64) -> DMatrix<f64> {
     let eigen = SymmetricEigen::new(covariance.clone());
     let most = eigen.eigenvalues.max();
-    let values = eigen.eigenvalues.map(|v| v.max(LEAST * most).max(f64::MIN_POSITIVE).powf(exponent));
+    let values = eigen
+        .eigenvalues
+        .map(|v| v.max(LEAST * most).powf(exponent));
     &eigen.eigenvectors * DMatrix::from_diagonal(&values) * eigen.eigenvectors.transpose()
 }
 
@@ -111,7 +123,9 @@ mod tests {
 
     fn random(count: usize, channels: usize, seed: u64) -> Tensor {
         let mut rng = Pcg64::seed_from_u64(seed);
-        let numbers: Vec<f32> = (0..count * channels).map(|_| rng.sample(StandardNormal)).collect();
+        let numbers: Vec<f32> = (0..count * channels)
+            .map(|_| rng.sample(StandardNormal))
+            .collect();
         Tensor::from_vec(numbers, (count, channels), &Device::Cpu).unwrap()
     }
 
@@ -136,7 +150,11 @@ mod tests {
         // Covariances and axes are the same, so only a rotation that whitening leaves open could differ, and does not.
         let mixed = apply(&tensors, &new);
         assert!(alignment.apart < 0.2, "{}", alignment.apart);
-        let back = mixed.matmul(&tensors[2]).unwrap().broadcast_add(&tensors[0]).unwrap();
+        let back = mixed
+            .matmul(&tensors[2])
+            .unwrap()
+            .broadcast_add(&tensors[0])
+            .unwrap();
         assert!(error(&back, &new) < 1e-4);
     }
 
@@ -156,18 +174,32 @@ mod tests {
         let noisy = (new + (random(COUNT, 5, 4) * 0.5).unwrap()).unwrap();
         let alignment = Alignment::between(&[noisy.clone()], &[old.clone()]).unwrap();
         let mixed = apply(&alignment.tensors(&Device::Cpu).unwrap(), &noisy);
-        let variance = |x: &Tensor| x.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        let variance = |x: &Tensor| {
+            x.sqr()
+                .unwrap()
+                .mean_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+        };
         assert!((variance(&mixed) / variance(&old) - 1.0).abs() < 1e-3);
-        assert!(alignment.apart > 0.1 && alignment.apart < 0.3, "{}", alignment.apart);
+        assert!(
+            alignment.apart > 0.1 && alignment.apart < 0.3,
+            "{}",
+            alignment.apart
+        );
     }
 
     #[test]
-    fn other_channels_and_dead_latents_are_errors_or_harmless() {
+    fn other_channels_and_dead_latents_are_errors_and_a_dead_channel_is_none() {
         assert!(Alignment::between(&[random(9, 4, 1)], &[random(9, 3, 1)]).is_err());
-        let dead = Tensor::zeros((COUNT, 3), DType::F32, &Device::Cpu).unwrap();
-        let found = Alignment::between(&[dead], &[random(COUNT, 3, 5)]);
-        assert!(found.and_then(|a| a.tensors(&Device::Cpu)).is_ok_and(|t| {
-            t.iter().all(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|x| x.is_finite()))
-        }));
+        let dead = |channels| Tensor::zeros((COUNT, channels), DType::F32, &Device::Cpu).unwrap();
+        assert!(Alignment::between(&[dead(3)], &[random(COUNT, 3, 5)]).is_err());
+        let half = Tensor::cat(&[random(COUNT, 2, 6), dead(1)], 1).unwrap();
+        let found = Alignment::between(&[half], &[random(COUNT, 3, 5)]).unwrap();
+        for tensor in found.tensors(&Device::Cpu).unwrap() {
+            let numbers = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert!(numbers.iter().all(|x| x.is_finite()), "{numbers:?}");
+        }
     }
 }

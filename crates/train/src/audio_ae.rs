@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use gallop_core::{Audio, Cancel, PixelSize, Progress, SAMPLES_PER_FRAME};
 use gallop_kernels::Precision;
-use gallop_model::audio_ae::{AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse, magnitude, magnitude_slope};
+use gallop_model::audio_ae::{
+    AudioAe, AudioAeConfig, BINS, FEATURES, HOPS, analyse, magnitude, magnitude_slope,
+};
 use gallop_model::{Vars, WeightFiles, Weights};
 use gallop_world::Split;
 use rand::RngExt;
@@ -164,7 +166,8 @@ pub fn train_audio_ae(
             Some(AudioAe::new(&recipe.model, &weights, Precision::Bf16)?)
         }
         None if recipe.loss.anchor > 0.0 => {
-            let what = "`anchor` holds latents to those of the weights it begins with: it needs `start`";
+            let what =
+                "`anchor` holds latents to those of the weights it begins with: it needs `start`";
             return Err(TrainError::Setting(what.into()));
         }
         _ => None,
@@ -197,9 +200,7 @@ pub fn train_audio_ae(
         cancel,
     };
     let file = folder.join("audio_ae.safetensors");
-    train_vars(&mut task, (&vars, frozen), &run, |task| {
-        task.export(&file)
-    })
+    train_vars(&mut task, (&vars, frozen), &run, |task| task.export(&file))
 }
 
 fn sound(recipe: &AudioAeRecipe, seed: u64, split: Split) -> Result<Audio> {
@@ -372,7 +373,8 @@ fn band_errors(predicted: &[f32], target: &[f32]) -> Graded {
             let (heard, wanted) = (energies(predicted), energies(target));
             let mut sum = 0.0;
             for [from, to] in BANDS {
-                let level = |energies: &[f32]| energies[from..to].iter().sum::<f32>().sqrt() + BAND_FLOOR;
+                let level =
+                    |energies: &[f32]| energies[from..to].iter().sum::<f32>().sqrt() + BAND_FLOOR;
                 let (a, b) = (level(&heard), level(&wanted));
                 let difference = (a / b).ln();
                 sum += f64::from(weight * difference.abs());

@@ -29,8 +29,8 @@ use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::stream::MakeBatch;
 use crate::throughput::FORWARD_AND_BACK;
-use crate::transfer::{Transfer, TransferRecipe};
 use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, pool, train_vars};
+use crate::transfer::{Transfer, TransferRecipe};
 
 /// Clips whose captions the tokenizer learns from.
 const TOKENIZER_CLIPS: u64 = 3000;

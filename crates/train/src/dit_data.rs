@@ -410,7 +410,9 @@ impl Source {
         let turn = |clip: &EncodedClip| -> Result<EncodedClip> {
             let video = |video: &Tensor| turned(video, Modality::Video, 1);
             let audio = |audio: &Option<Tensor>| {
-                let audio = audio.as_ref().map(|audio| turned(audio, Modality::Audio, 0));
+                let audio = audio
+                    .as_ref()
+                    .map(|audio| turned(audio, Modality::Audio, 0));
                 audio.transpose()
             };
             Ok(EncodedClip {

@@ -44,7 +44,7 @@ pub use error::{Result, TrainError};
 pub use metrics::{Line, Metrics, read_log};
 pub use recipe::{Decay, OptimiserRecipe, RunRecipe, read_recipe};
 pub use recordings::RecordingFolders;
-pub use transfer::TransferRecipe;
 pub use trainer::Outcome;
+pub use transfer::TransferRecipe;
 pub use upscaler::{UpscalerLoss, UpscalerRecipe, train_upscaler};
 pub use video_ae::{PhotoFolders, VideoAeRecipe, VideoLoss, psnr, train_video_ae};

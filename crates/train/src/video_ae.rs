@@ -15,9 +15,9 @@ use rand::RngExt;
 use rand_pcg::Pcg64;
 use serde::{Deserialize, Serialize};
 
+use crate::align::Alignment;
 use crate::data::{Moving, View, WorldRecipe, choose_by, cut, moves, pixel_size};
 use crate::error::{Result, TrainError};
-use crate::align::Alignment;
 use crate::export::{export_with, measure, open, start_from};
 use crate::loss::{clip_loss, latent_noise, moving_weights};
 use crate::metrics::Metrics;
@@ -393,7 +393,10 @@ impl VideoTask {
             theirs.push(other.normalise(&other.encode_groups(&groups, None)?)?);
         }
         let alignment = Alignment::between(&ours, &theirs)?;
-        tracing::info!("latents are {:.0}% of the variance apart from those of `align`", 100.0 * alignment.apart);
+        tracing::info!(
+            "latents are {:.0}% of the variance apart from those of `align`",
+            100.0 * alignment.apart
+        );
         let [mean, mix, unmix] = alignment.tensors(&self.device)?;
         let ones = mean.ones_like()?;
         for (name, value) in [("latents.mean", mean), ("latents.std", ones)] {

@@ -11,9 +11,9 @@ use gallop_model::upscaler::{Upscaler, UpscalerConfig};
 use gallop_model::video_ae::{VideoAe, VideoAeConfig};
 use gallop_model::{TextTokenizer, WeightFiles, Weights};
 use gallop_train::{
-    AudioAeRecipe, DistilRecipe, DitRecipe, Outcome, RecordingFolders, TransferRecipe, UpscalerRecipe,
-    VideoAeRecipe, read_log, read_recipe, train_audio_ae, train_dit, train_upscaler,
-    train_video_ae,
+    AudioAeRecipe, DistilRecipe, DitRecipe, Outcome, RecordingFolders, TransferRecipe,
+    UpscalerRecipe, VideoAeRecipe, read_log, read_recipe, train_audio_ae, train_dit,
+    train_upscaler, train_video_ae,
 };
 use serde::de::DeserializeOwned;
 
@@ -155,7 +155,11 @@ fn tiny_recipes_lead_to_weights_that_load() {
     };
     turned.run.seed += 1;
     finished(train_video_ae(&turned, &other, &Device::Cpu, (&Silent, &cancel)).unwrap());
-    std::fs::copy(parts.join("audio_ae.safetensors"), other.join("audio_ae.safetensors")).unwrap();
+    std::fs::copy(
+        parts.join("audio_ae.safetensors"),
+        other.join("audio_ae.safetensors"),
+    )
+    .unwrap();
     let (config, weights) = open::<VideoAeConfig>(other.join("video_ae.safetensors"));
     assert!(weights.contains("latents.mix"));
     VideoAe::new(&config, &weights, Precision::Bf16).unwrap();
@@ -191,7 +195,7 @@ fn tiny_recipes_lead_to_weights_that_load() {
 fn a_frozen_encoder_and_its_latents_stay_as_they_were() {
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
-    let train = |recipe: &AudioAeRecipe, name| {
+    let train = |recipe: &AudioAeRecipe, name: &str| {
         let running = (&Silent as _, &Cancel::default());
         finished(train_audio_ae(recipe, &at(name), &Device::Cpu, running).unwrap());
         WeightFiles::open(&at(name).join("audio_ae.safetensors")).unwrap()
