@@ -87,16 +87,15 @@ fn chunks_leave_no_seam() {
     }
 }
 
-#[test]
-fn onsets_stay_in_place() {
-    let model = Foal::embedded(&Device::Cpu).unwrap();
+/// Onsets, those within 5 ms, and the median of shifts in ms, of six clips of a family.
+fn onsets_kept(model: &Foal, family: &str) -> (usize, usize, f64) {
     let (mut onsets, mut kept, mut shifts) = (0, 0, Vec::new());
     for seed in 1..7 {
-        let sound = rendered("instrument", seed).audio.unwrap();
+        let sound = rendered(family, seed).audio.unwrap();
         let ae = model.audio_ae();
         let found = Kept::new(&sound, &ae.decode(&ae.encode(&sound).unwrap()).unwrap());
         println!(
-            "seed {seed}: {} onsets, {} kept, shifts {:?}, {:.3} nats",
+            "{family} {seed}: {} onsets, {} kept, shifts {:?}, {:.3} nats",
             found.onsets,
             found.kept(),
             found.shifts_ms,
@@ -104,11 +103,23 @@ fn onsets_stay_in_place() {
         );
         (onsets, kept) = (onsets + found.onsets, kept + found.kept());
         shifts.extend(found.shifts_ms.iter().map(|s| s.abs()));
-        assert!(found.spectrum < 1.5, "seed {seed}");
+        assert!(found.spectrum < 1.5, "{family} {seed}");
     }
     shifts.sort_by(f64::total_cmp);
-    let median = shifts[shifts.len() / 2];
-    println!("{kept} of {onsets} onsets within 5 ms, median {median:.1} ms");
-    assert!(onsets > 12 && median < 2.5, "{median}");
-    assert!(10 * kept >= 9 * onsets, "{kept} of {onsets}");
+    (onsets, kept, shifts[shifts.len() / 2])
+}
+
+#[test]
+fn onsets_stay_in_place() {
+    let model = Foal::embedded(&Device::Cpu).unwrap();
+    // Over more clips all of instruments' and three quarters of syllables' (docs/log.md, 2026-12-01).
+    for (family, least, most) in [("instrument", 0.95, 1.5), ("face", 0.6, 4.0)] {
+        let (onsets, kept, median) = onsets_kept(&model, family);
+        println!("{family}: {kept} of {onsets} onsets within 5 ms, median {median:.1} ms");
+        assert!(onsets > 12 && median < most, "{family}: {median}");
+        assert!(
+            kept as f64 >= least * onsets as f64,
+            "{family}: {kept} of {onsets}"
+        );
+    }
 }

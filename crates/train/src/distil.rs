@@ -4,7 +4,7 @@
 //! clip (Meng et al., arXiv 2210.03142, stage one): away from the teacher's velocity without text and, for the sound,
 //! away from that beside a picture of noise.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -54,16 +54,9 @@ impl Teacher {
     /// # Errors
     /// If they cannot be read, or are of another network than the student's.
     pub fn new(recipe: &DistilRecipe, student: &DitConfig, device: &Device) -> Result<Self> {
-        let path = &recipe.teacher;
-        let files = WeightFiles::open(path)?;
-        if config_of::<DitConfig>(&files, path)? != *student {
-            let why = "the teacher is another network than the student";
-            return Err(TrainError::Setting(format!("{}: {why}", path.display())));
-        }
-        let shifts = video_shifts(&files, student.video_channels)?;
-        let weights = Weights::files(Arc::new(files), device);
+        let (dit, shifts) = read_teacher(&recipe.teacher, student, device)?;
         Ok(Self {
-            dit: Dit::new(student, &weights)?,
+            dit,
             recipe: recipe.clone(),
             shifts,
         })
@@ -118,6 +111,25 @@ impl Teacher {
         })?;
         Ok([outputs.video, outputs.audio])
     }
+}
+
+/// A teacher, and its video channels' shifts of noise levels.
+///
+/// # Errors
+/// If it cannot be read, or is of another network than the student's.
+pub(crate) fn read_teacher(
+    path: &Path,
+    student: &DitConfig,
+    device: &Device,
+) -> Result<(Dit, Vec<f64>)> {
+    let files = WeightFiles::open(path)?;
+    if config_of::<DitConfig>(&files, path)? != *student {
+        let why = "the teacher is another network than the student";
+        return Err(TrainError::Setting(format!("{}: {why}", path.display())));
+    }
+    let shifts = video_shifts(&files, student.video_channels)?;
+    let weights = Weights::files(Arc::new(files), device);
+    Ok((Dit::new(student, &weights)?, shifts))
 }
 
 /// 1 for audio tokens that are pushed towards their picture, 0 for others, `[La]`.

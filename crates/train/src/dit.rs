@@ -192,6 +192,10 @@ pub fn train_dit(
     device: &Device,
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
+    if recipe.distil.is_some() && recipe.transfer.is_some() {
+        let what = "[distil] and [transfer] are two teachers: leave one of them out";
+        return Err(TrainError::Setting(what.into()));
+    }
     std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
     let texts = texts(recipe)?;
     let tokenizer = match &recipe.start {

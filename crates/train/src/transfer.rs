@@ -7,16 +7,14 @@
 //! latents must have the same axes as nearly as may be (`align` in recipes of `train video-ae`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use gallop_model::dit::{Batch, Dit, DitConfig, Text, video_shifts};
-use gallop_model::{WeightFiles, Weights};
+use gallop_model::dit::{Batch, Dit, DitConfig, Text};
 use serde::{Deserialize, Serialize};
 
+use crate::distil::read_teacher;
 use crate::dit_data::DitBatch;
-use crate::error::{Result, TrainError};
-use crate::export::config_of;
+use crate::error::Result;
 
 /// Who teaches, and the latents that it knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +46,7 @@ impl Transfer {
     /// # Errors
     /// If they cannot be read, or are of another network than the student's.
     pub fn new(recipe: &TransferRecipe, student: &DitConfig, device: &Device) -> Result<Self> {
-        let path = &recipe.teacher;
-        let files = WeightFiles::open(path)?;
-        if config_of::<DitConfig>(&files, path)? != *student {
-            let why = "the teacher is another network than the student";
-            return Err(TrainError::Setting(format!("{}: {why}", path.display())));
-        }
-        let shifts = video_shifts(&files, student.video_channels)?;
-        let dit = Dit::new(student, &Weights::files(Arc::new(files), device))?;
+        let (dit, shifts) = read_teacher(&recipe.teacher, student, device)?;
         Ok(Self { dit, shifts })
     }
 

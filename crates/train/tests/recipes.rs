@@ -188,6 +188,24 @@ fn tiny_recipes_lead_to_weights_that_load() {
     assert!(video < 2e-4 && audio < 2e-4, "{video} {audio}");
     // The sound's latents are the same, beside another picture.
     assert!(far > 100.0 * video && still < 0.1 * far, "{far} {still}");
+
+    let teacher = folder.join("dit.safetensors");
+    let both = DitRecipe {
+        distil: Some(DistilRecipe {
+            teacher: teacher.clone(),
+            guidance: 2.0,
+            audio_guidance: 2.0,
+            picture_guidance: 0.0,
+        }),
+        transfer: Some(TransferRecipe {
+            teacher,
+            autoencoders: parts,
+        }),
+        ..dit
+    };
+    let run = root.path().join("both");
+    let refused = train_dit(&both, &run, &Device::Cpu, (&Silent, &cancel));
+    assert!(refused.unwrap_err().to_string().contains("[transfer]"));
 }
 
 /// A decoder that goes on learning, from recordings too, leaves latents as the transformer knows them.
@@ -264,8 +282,8 @@ fn a_frozen_encoder_and_its_latents_stay_as_they_were() {
             value(&after, "encoder.head.weight")
         );
         let log = read_log(&at(&name).join("log.jsonl")).unwrap();
-        let moved = log.iter().filter_map(|line| line.metrics.get("moved"));
-        moved.last().copied().unwrap()
+        let mut moved = log.iter().filter_map(|line| line.metrics.get("moved"));
+        moved.next_back().copied().unwrap()
     };
     let (loose, held) = (moved(1e-3), moved(1e3));
     assert!(held < loose, "{held} {loose}");
