@@ -13,7 +13,7 @@ mod start;
 
 use candle_core::{DType, Device, Tensor};
 use gallop_core::{Frame, PixelSize};
-use gallop_kernels::Precision;
+use gallop_kernels::{Precision, Segments};
 use serde::{Deserialize, Serialize};
 
 use crate::ae_layers::Linear;
@@ -93,6 +93,7 @@ pub struct VideoAe {
 /// Another training of an autoencoder gives latents of other axes. In the axes of the one before, as near as they come, a
 /// transformer that learned that one's latents has the less to learn.
 struct Mix {
+    /// As maps' weights are, `[outputs, inputs]`.
     there: Tensor,
     back: Tensor,
 }
@@ -102,14 +103,19 @@ impl Mix {
         let shape = (channels, channels);
         let there = latents.get_f32(shape, "mix", Init::Zeros)?;
         let back = latents.get_f32(shape, "unmix", Init::Zeros)?;
-        let apart = (there.matmul(&back)? - Tensor::eye(channels, DType::F32, there.device())?)?;
+        let [mix, unmix] = [&there, &back].map(|matrix| matrix.to_device(&Device::Cpu));
+        let apart = (mix?.matmul(&unmix?)? - Tensor::eye(channels, DType::F32, &Device::Cpu)?)?;
         let most = apart.abs()?.max_all()?.to_scalar::<f32>()?;
         if most.is_nan() || most > 1e-2 {
             let (mix, unmix) = (latents.path("mix"), latents.path("unmix"));
             let what = format!("`{unmix}` does not undo `{mix}`: the file is damaged");
             return Err(ModelError::Config(what));
         }
-        Ok(Self { there, back })
+        let [there, back] = [there, back].map(|matrix| matrix.t()?.contiguous());
+        Ok(Self {
+            there: there?,
+            back: back?,
+        })
     }
 }
 
@@ -222,10 +228,12 @@ impl VideoAe {
     }
 }
 
-/// Each latent of `[.., C]` times a matrix `[C, C]`.
-fn turn(latents: &Tensor, matrix: &Tensor) -> Result<Tensor> {
-    let rows = latents.reshape(((), matrix.dim(0)?))?;
-    Ok(rows.matmul(matrix)?.reshape(latents.dims())?)
+/// Each latent of `[.., C]` through a map of weights `[C, C]`.
+fn turn(latents: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let rows = latents.reshape(((), weights.dim(1)?))?;
+    let segments = Segments::single(rows.dim(0)?);
+    let turned = gallop_kernels::linear(&rows, weights, None, &segments, Precision::F32)?;
+    Ok(turned.reshape(latents.dims())?)
 }
 
 /// Encodes a clip of any length in bounded memory.
