@@ -4,7 +4,7 @@ use gallop_core::{Audio, SAMPLE_RATE};
 use realfft::RealFftPlanner;
 
 /// Samples between two analysis windows: one millisecond.
-const HOP: usize = SAMPLE_RATE / 1000;
+pub(crate) const HOP: usize = SAMPLE_RATE / 1000;
 /// Samples of an analysis window: 10.7 ms, short enough to place an attack.
 const WINDOW: usize = 512;
 /// Hops over which a rise is measured.
@@ -78,14 +78,19 @@ fn flux(mono: &[f32]) -> Vec<f32> {
 
 /// Hops of the local maxima of `flux` above `threshold`, strongest first choice within [`APART`].
 fn peaks(flux: &[f32], threshold: f32) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..flux.len()).filter(|&h| flux[h] >= threshold).collect();
-    order.sort_by(|&a, &b| flux[b].total_cmp(&flux[a]).then(a.cmp(&b)));
+    let near = |hop: usize| hop.saturating_sub(LAG)..(hop + LAG).min(flux.len());
+    let local =
+        |&hop: &usize| flux[hop] >= threshold && near(hop).all(|other| flux[other] <= flux[hop]);
+    strongest_apart(flux, (0..flux.len()).filter(local).collect())
+}
+
+/// Of candidates those that are [`APART`], the highest chosen first and of equals the earlier; in order.
+pub(crate) fn strongest_apart(heights: &[f32], mut candidates: Vec<usize>) -> Vec<usize> {
+    candidates.sort_by(|&a, &b| heights[b].total_cmp(&heights[a]).then(a.cmp(&b)));
     let mut taken: Vec<usize> = Vec::new();
-    for hop in order {
-        let local =
-            (hop.saturating_sub(LAG)..(hop + LAG).min(flux.len())).all(|h| flux[h] <= flux[hop]);
-        if local && taken.iter().all(|&t| t.abs_diff(hop) >= APART) {
-            taken.push(hop);
+    for t in candidates {
+        if taken.iter().all(|&other| other.abs_diff(t) >= APART) {
+            taken.push(t);
         }
     }
     taken.sort_unstable();

@@ -4,16 +4,14 @@
 //! pulses of the voice for onsets: noise 50 dB below full scale moves one in seven of them by more than 5 ms. The envelope
 //! stays where it is under 20 times that, so what codings do to a sound is told by this ruler.
 
-use gallop_core::{Audio, SAMPLE_RATE};
+use gallop_core::Audio;
 
-/// Samples from one value of the envelope to the next: one millisecond.
-const HOP: usize = SAMPLE_RATE / 1000;
+use crate::onsets::{HOP, strongest_apart};
+
 /// Values on either side that a value of the envelope is the root mean square of: 10 ms in all, a period of a low voice.
 const HALF: usize = 5;
 /// Values over which a rise is measured: 20 ms.
 const LAG: usize = 20;
-/// Two rises are at least this many values apart.
-const APART: usize = 60;
 /// What is quieter than this share of the loudest is silence: 34 dB.
 const SILENCE: f32 = 0.02;
 /// What rises to less than this share of the loudest does not count: 20 dB.
@@ -40,21 +38,12 @@ pub(crate) fn rises(audio: &Audio, leave: f32) -> Vec<f64> {
         .map(|t| level(Some(t + LAG / 2)) - level(t.checked_sub(LAG / 2)))
         .collect();
     let loud = |t: usize| envelope[(t + LAG).min(envelope.len() - 1)] > leave * LOUD * loudest;
-    let mut order: Vec<usize> = (0..rise.len())
-        .filter(|&t| rise[t] >= leave * RISE && loud(t))
-        .collect();
-    order.sort_by(|&a, &b| rise[b].total_cmp(&rise[a]).then(a.cmp(&b)));
-    let mut taken: Vec<usize> = Vec::new();
-    for t in order {
-        if taken.iter().all(|&other| other.abs_diff(t) >= APART) {
-            taken.push(t);
-        }
-    }
-    taken.sort_unstable();
-    taken.iter().map(|&t| half_way(&envelope, t)).collect()
+    let steep = |&t: &usize| rise[t] >= leave * RISE && loud(t);
+    let found = strongest_apart(&rise, (0..rise.len()).filter(steep).collect());
+    found.into_iter().map(|t| half_way(&envelope, t)).collect()
 }
 
-/// Root mean squares, one a millisecond.
+/// Root mean squares, one a hop: a millisecond.
 fn envelope(mono: &[f32]) -> Vec<f32> {
     let energies: Vec<f32> = mono
         .chunks(HOP)
@@ -89,6 +78,7 @@ fn half_way(envelope: &[f32], t: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gallop_core::SAMPLE_RATE;
 
     /// A voice of pulses, 110 a second, that begins softly (over 15 ms) at `times` and is over 150 ms later.
     fn syllables(times: &[f64]) -> Audio {

@@ -1,9 +1,10 @@
 //! Latents of one autoencoder in the axes of another's.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use crate::error::{Result, TrainError};
+use crate::export::rows;
 
 /// Least share of its greatest variance that a direction of latents is taken to have: those that carry nothing would be made
 /// large without end.
@@ -26,7 +27,7 @@ pub(crate) struct Alignment {
 impl Alignment {
     /// Of latents `[.., C]` to what another autoencoder makes of the same pictures.
     pub(crate) fn between(latents: &[Tensor], others: &[Tensor]) -> Result<Self> {
-        let (ours, theirs) = (rows(latents)?, rows(others)?);
+        let (ours, theirs) = (matrix(latents)?, matrix(others)?);
         if ours.shape() != theirs.shape() {
             let (a, b) = (ours.ncols(), theirs.ncols());
             let what = format!("`align`: its latents have {b} channels where these have {a}");
@@ -91,12 +92,8 @@ impl Alignment {
 }
 
 /// Latents `[.., C]` of several batches as rows.
-fn rows(latents: &[Tensor]) -> Result<DMatrix<f64>> {
-    let rows = latents
-        .iter()
-        .map(|z| z.detach().reshape(((), z.dim(D::Minus1)?)))
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let rows = Tensor::cat(&rows, 0)?.to_dtype(DType::F64)?;
+fn matrix(latents: &[Tensor]) -> Result<DMatrix<f64>> {
+    let rows = rows(latents)?.to_dtype(DType::F64)?;
     let (count, channels) = rows.dims2()?;
     let numbers = rows.flatten_all()?.to_vec1::<f64>()?;
     Ok(DMatrix::from_row_slice(count, channels, &numbers))

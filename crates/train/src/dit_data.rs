@@ -488,16 +488,12 @@ impl Source {
             Some(tokens) => tokens.mean(1)?,
             None => Tensor::zeros(0, DType::F32, &Device::Cpu)?,
         };
-        let there = |x: candle_core::Result<Option<Tensor>>| {
-            let x = x?.map(|x| x.to_device(&self.device));
-            x.transpose()
-        };
         Ok(DitBatch {
             motion: motion.to_device(&self.device)?,
-            video: there(sequence.video_tokens(&video(0)))?,
-            video_target: there(sequence.video_targets(&video(1)))?,
-            audio: there(sequence.pack(Modality::Audio, &audio(0)))?,
-            audio_target: there(sequence.pack(Modality::Audio, &audio(1)))?,
+            video: self.here(sequence.video_tokens(&video(0)))?,
+            video_target: self.here(sequence.video_targets(&video(1)))?,
+            audio: self.here(sequence.pack(Modality::Audio, &audio(0)))?,
+            audio_target: self.here(sequence.pack(Modality::Audio, &audio(1)))?,
             ids: (!ids.is_empty())
                 .then(|| Tensor::new(ids, &self.device))
                 .transpose()?,
@@ -508,16 +504,18 @@ impl Source {
         })
     }
 
+    /// Tokens on the device that batches go to.
+    fn here(&self, tokens: candle_core::Result<Option<Tensor>>) -> Result<Option<Tensor>> {
+        let tokens = tokens?.map(|x| x.to_device(&self.device));
+        Ok(tokens.transpose()?)
+    }
+
     /// What a teacher of other latents sees, and how far its velocities are from these.
     fn before(&self, sequence: &TokenSequence, pieces: &[Piece]) -> Result<Option<Before>> {
         let before: Vec<_> = pieces.iter().filter_map(|p| p.before.as_ref()).collect();
         if before.len() < pieces.len() || pieces.is_empty() {
             return Ok(None);
         }
-        let there = |x: candle_core::Result<Option<Tensor>>| {
-            let x = x?.map(|x| x.to_device(&self.device));
-            x.transpose()
-        };
         let gap = |[_, now]: &[Tensor; 2], [_, then]: &[Tensor; 2]| now - then;
         let video: Vec<Tensor> = before.iter().map(|(video, _)| video[0].clone()).collect();
         let video_gap = (pieces.iter().zip(&before))
@@ -529,10 +527,10 @@ impl Source {
             .filter_map(|(piece, (_, audio))| Some(gap(piece.audio.as_ref()?, audio.as_ref()?)))
             .collect::<candle_core::Result<Vec<_>>>()?;
         Ok(Some(Before {
-            video: there(sequence.video_tokens(&video))?,
-            video_gap: there(sequence.video_targets(&video_gap))?,
-            audio: there(sequence.pack(Modality::Audio, &audio))?,
-            audio_gap: there(sequence.pack(Modality::Audio, &audio_gap))?,
+            video: self.here(sequence.video_tokens(&video))?,
+            video_gap: self.here(sequence.video_targets(&video_gap))?,
+            audio: self.here(sequence.pack(Modality::Audio, &audio))?,
+            audio_gap: self.here(sequence.pack(Modality::Audio, &audio_gap))?,
         }))
     }
 }

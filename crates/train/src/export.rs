@@ -16,11 +16,7 @@ use crate::error::{Result, TrainError};
 /// Not for an encoder that was given and has stayed as it was: a transformer may have learned its latents
 /// as they are.
 pub(crate) fn measure(vars: &Vars, latents: &[Tensor]) -> Result<()> {
-    let latents = latents
-        .iter()
-        .map(|z| z.detach().reshape(((), z.dim(D::Minus1)?)))
-        .collect::<candle_core::Result<Vec<_>>>()?;
-    let latents = Tensor::cat(&latents, 0)?;
+    let latents = rows(latents)?;
     let mean = latents.mean(0)?;
     let std = latents.broadcast_sub(&mean)?.sqr()?.mean(0)?.sqrt()?;
     for (name, value) in [("latents.mean", &mean), ("latents.std", &std)] {
@@ -29,6 +25,15 @@ pub(crate) fn measure(vars: &Vars, latents: &[Tensor]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Latents `[.., C]` of several batches as rows `[N, C]`.
+pub(crate) fn rows(latents: &[Tensor]) -> Result<Tensor> {
+    let rows = latents
+        .iter()
+        .map(|z| z.detach().reshape(((), z.dim(D::Minus1)?)))
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&rows, 0)?)
 }
 
 /// Writes the weights as an engine loads them: matrices in bf16, vectors in f32, and the configuration as JSON under
