@@ -18,7 +18,6 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use crate::data::WorldRecipe;
-use crate::distil::{DistilRecipe, Teacher};
 use crate::dit_data::{DitBatch, DitView, EncodedClip, Source};
 use crate::dit_sample::sample_sheet;
 use crate::error::{Result, TrainError};
@@ -28,9 +27,9 @@ use crate::metrics::Metrics;
 use crate::recipe::{OptimiserRecipe, RunRecipe};
 use crate::rng::{Purpose, stream};
 use crate::stream::MakeBatch;
+use crate::teacher::{Teacher, TeacherRecipe};
 use crate::throughput::FORWARD_AND_BACK;
 use crate::trainer::{Outcome, Run, StepLoss, Task, metrics, pool, train_vars};
-use crate::transfer::{Transfer, TransferRecipe};
 
 /// Clips whose captions the tokenizer learns from.
 const TOKENIZER_CLIPS: u64 = 3000;
@@ -94,12 +93,9 @@ pub struct DitRecipe {
     pub reuse: f64,
     /// Clips that a batch draws from.
     pub window: u64,
-    /// What it learns guidance from, if it does: then captions and clips are as ever, but the velocities are a teacher's.
+    /// Who says what velocities clips have, if not they themselves.
     #[serde(default)]
-    pub distil: Option<DistilRecipe>,
-    /// Whom it learns from in other latents than these, if it does.
-    #[serde(default)]
-    pub transfer: Option<TransferRecipe>,
+    pub teacher: Option<TeacherRecipe>,
     /// Weights to begin with, of the same size, their `tokenizer.json` beside them; random if missing.
     pub start: Option<PathBuf>,
     /// Length, threads, intervals.
@@ -179,7 +175,6 @@ struct DitTask {
     /// Square roots of the weights of a video latent's channels, `[C]`.
     importance: Tensor,
     teacher: Option<Teacher>,
-    transfer: Option<Transfer>,
 }
 
 /// Trains the transformer in `folder` and leaves `dit.safetensors` and `tokenizer.json` there.
@@ -192,10 +187,6 @@ pub fn train_dit(
     device: &Device,
     (progress, cancel): (&dyn Progress, &Cancel),
 ) -> Result<Outcome> {
-    if recipe.distil.is_some() && recipe.transfer.is_some() {
-        let what = "[distil] and [transfer] are two teachers: leave one of them out";
-        return Err(TrainError::Setting(what.into()));
-    }
     std::fs::create_dir_all(folder).map_err(TrainError::file(folder))?;
     let texts = texts(recipe)?;
     let tokenizer = match &recipe.start {
@@ -218,15 +209,12 @@ pub fn train_dit(
     let clips: Vec<&Tensor> = clips.iter().collect();
     let mut rng = stream(recipe.run.seed, Purpose::Validation, u64::MAX - 1);
     let importance = importance(&source.video_ae, &clips, recipe.importance, &mut rng)?;
-    let teacher = (recipe.distil.as_ref())
-        .map(|distil| Teacher::new(distil, &config, device))
+    let teacher = (recipe.teacher.as_ref())
+        .map(|teacher| Teacher::new(teacher, &config, device))
         .transpose()?;
-    let transfer = (recipe.transfer.as_ref())
-        .map(|transfer| Transfer::new(transfer, &config, device))
-        .transpose()?;
-    source.levels.video = match (&teacher, &transfer) {
-        (Some(Teacher { shifts, .. }), _) | (_, Some(Transfer { shifts, .. })) => shifts.clone(),
-        (None, None) => channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?,
+    source.levels.video = match &teacher {
+        Some(teacher) => teacher.shifts.clone(),
+        None => channel_shifts(&source.video_ae, &clips, recipe.spectrum, &mut rng)?,
     };
     let mut about = BTreeMap::from([("config".to_string(), to_json(&config))]);
     if !source.levels.video.is_empty() {
@@ -238,7 +226,6 @@ pub fn train_dit(
         source: Arc::new(source),
         importance: importance.sqrt()?,
         teacher,
-        transfer,
     };
     if let Some(path) = &recipe.start {
         start_from(&vars, path, &["adapter.audio_phase.weight"])?;
@@ -286,9 +273,10 @@ fn source(
 ) -> Result<Source> {
     let pool = pool("workers", recipe.run.worker_threads())?;
     let (video_ae, audio_ae) = autoencoders(&recipe.autoencoders, device)?;
-    let before = (recipe.transfer.as_ref())
-        .map(|transfer| autoencoders(&transfer.autoencoders, device))
-        .transpose()?;
+    let before = match &recipe.teacher {
+        Some(TeacherRecipe::Transfer(known)) => Some(autoencoders(&known.autoencoders, device)?),
+        _ => None,
+    };
     Ok(Source {
         before,
         recipe: recipe.clone(),
@@ -378,11 +366,8 @@ fn forward(dit: &Dit, batch: &DitBatch) -> Result<Outputs> {
 impl DitTask {
     /// Where there is a teacher, its velocities become what the network should say.
     fn aim(&self, batch: &mut DitBatch) -> Result<()> {
-        if let (Some(teacher), Some(unguided)) = (&self.teacher, batch.unguided.take()) {
-            [batch.video_target, batch.audio_target] = teacher.velocities(batch, &unguided)?;
-        }
-        if let (Some(transfer), Some(before)) = (&self.transfer, batch.before.take()) {
-            [batch.video_target, batch.audio_target] = transfer.velocities(batch, before)?;
+        if let (Some(teacher), Some(beside)) = (&self.teacher, batch.beside.take()) {
+            [batch.video_target, batch.audio_target] = teacher.velocities(batch, beside)?;
         }
         Ok(())
     }

@@ -23,13 +23,14 @@ use rayon::ThreadPool;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{ClipOf, choose_by, pixel_size};
-use crate::distil::Unguided;
 use crate::dit::DitRecipe;
 use crate::error::Result;
 use crate::motion::{motion, moving};
 use crate::rng::{Purpose, stream};
 use crate::strange::with_strange_words;
-use crate::transfer::Before;
+use crate::teacher::distil::Unguided;
+use crate::teacher::transfer::Before;
+use crate::teacher::{Beside, TeacherRecipe};
 
 /// Shifts of the noise levels of clips whose picture is nearly clear: of the picture's own, and of the sound's, even in
 /// (0, 1) otherwise.
@@ -110,10 +111,8 @@ pub struct DitBatch {
     pub(crate) motion: Tensor,
     /// Noise levels, clip by clip.
     pub(crate) sigmas: Vec<Sigmas>,
-    /// For a teacher, if there is one.
-    pub(crate) unguided: Option<Unguided>,
-    /// For a teacher that knows other latents.
-    pub(crate) before: Option<Before>,
+    /// For its teacher, if there is one.
+    pub(crate) beside: Option<Beside>,
 }
 
 /// One sample before packing.
@@ -466,9 +465,6 @@ impl Source {
     }
 
     fn pack(&self, pieces: Vec<Piece>, sigmas: Vec<Sigmas>, rng: &mut Pcg64) -> Result<DitBatch> {
-        let unguided = (self.recipe.distil.is_some())
-            .then(|| self.unguided(&pieces, rng))
-            .transpose()?;
         let specs: Vec<SampleSpec> = pieces.iter().map(|piece| piece.spec.clone()).collect();
         let sequence = TokenSequence::new(&self.config, &specs, &self.device)?;
         let video =
@@ -477,7 +473,16 @@ impl Source {
             let audio = pieces.iter().filter_map(|p| p.audio.as_ref());
             audio.map(|audio| audio[k].clone()).collect()
         };
-        let before = self.before(&sequence, &pieces)?;
+        let beside = (self.recipe.teacher.as_ref())
+            .map(|teacher| -> Result<_> {
+                Ok(match teacher {
+                    TeacherRecipe::Distil(_) => {
+                        Beside::Unguided(Box::new(self.unguided(&pieces, rng)?))
+                    }
+                    TeacherRecipe::Transfer(_) => Beside::Before(self.before(&sequence, &pieces)?),
+                })
+            })
+            .transpose()?;
         let ids: Vec<u32> = pieces
             .iter()
             .flat_map(|piece| &piece.ids)
@@ -499,8 +504,7 @@ impl Source {
                 .transpose()?,
             sequence,
             sigmas,
-            unguided,
-            before,
+            beside,
         })
     }
 
@@ -511,11 +515,8 @@ impl Source {
     }
 
     /// What a teacher of other latents sees, and how far its velocities are from these.
-    fn before(&self, sequence: &TokenSequence, pieces: &[Piece]) -> Result<Option<Before>> {
+    fn before(&self, sequence: &TokenSequence, pieces: &[Piece]) -> Result<Before> {
         let before: Vec<_> = pieces.iter().filter_map(|p| p.before.as_ref()).collect();
-        if before.len() < pieces.len() || pieces.is_empty() {
-            return Ok(None);
-        }
         let gap = |[_, now]: &[Tensor; 2], [_, then]: &[Tensor; 2]| now - then;
         let video: Vec<Tensor> = before.iter().map(|(video, _)| video[0].clone()).collect();
         let video_gap = (pieces.iter().zip(&before))
@@ -526,11 +527,11 @@ impl Source {
         let audio_gap = (pieces.iter().zip(&before))
             .filter_map(|(piece, (_, audio))| Some(gap(piece.audio.as_ref()?, audio.as_ref()?)))
             .collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(Some(Before {
+        Ok(Before {
             video: self.here(sequence.video_tokens(&video))?,
             video_gap: self.here(sequence.video_targets(&video_gap))?,
             audio: self.here(sequence.pack(Modality::Audio, &audio))?,
             audio_gap: self.here(sequence.pack(Modality::Audio, &audio_gap))?,
-        }))
+        })
     }
 }

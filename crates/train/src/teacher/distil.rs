@@ -4,26 +4,23 @@
 //! clip (Meng et al., arXiv 2210.03142, stage one): away from the teacher's velocity without text and, for the sound,
 //! away from that beside a picture of noise.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use gallop_diffusion::{Guidance, push_is_felt};
-use gallop_model::dit::{Batch, Dit, DitConfig, Text, video_shifts};
+use gallop_model::dit::{Batch, Dit, Text};
 use gallop_model::tokens::{Modality, TokenSequence};
-use gallop_model::{WeightFiles, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::dit_data::{DitBatch, Sigmas};
-use crate::error::{Result, TrainError};
-use crate::export::config_of;
+use crate::error::Result;
 
 /// What a student learns from, and how its teacher would be sampled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistilRecipe {
     /// Weights of the teacher, of the student's size.
-    pub teacher: PathBuf,
+    pub weights: PathBuf,
     /// Its guidance for the picture.
     pub guidance: f64,
     /// Its guidance for the sound.
@@ -33,7 +30,7 @@ pub struct DistilRecipe {
     pub picture_guidance: f64,
 }
 
-/// What a batch is besides for a teacher.
+/// What a batch is besides.
 pub(crate) struct Unguided {
     /// The same clips without text.
     pub sequence: TokenSequence,
@@ -41,25 +38,14 @@ pub(crate) struct Unguided {
     pub hidden: Option<Tensor>,
 }
 
-pub(crate) struct Teacher {
+pub(crate) struct Distil {
     dit: Dit,
     recipe: DistilRecipe,
-    /// Its video channels' shifts of noise levels.
-    pub shifts: Vec<f64>,
 }
 
-impl Teacher {
-    /// Reads its weights.
-    ///
-    /// # Errors
-    /// If they cannot be read, or are of another network than the student's.
-    pub fn new(recipe: &DistilRecipe, student: &DitConfig, device: &Device) -> Result<Self> {
-        let (dit, shifts) = read_teacher(&recipe.teacher, student, device)?;
-        Ok(Self {
-            dit,
-            recipe: recipe.clone(),
-            shifts,
-        })
+impl Distil {
+    pub fn new(dit: Dit, recipe: DistilRecipe) -> Self {
+        Self { dit, recipe }
     }
 
     /// The velocities that sampling would follow from a batch, of its video and of its audio tokens.
@@ -113,25 +99,6 @@ impl Teacher {
     }
 }
 
-/// A teacher, and its video channels' shifts of noise levels.
-///
-/// # Errors
-/// If it cannot be read, or is of another network than the student's.
-pub(crate) fn read_teacher(
-    path: &Path,
-    student: &DitConfig,
-    device: &Device,
-) -> Result<(Dit, Vec<f64>)> {
-    let files = WeightFiles::open(path)?;
-    if config_of::<DitConfig>(&files, path)? != *student {
-        let why = "the teacher is another network than the student";
-        return Err(TrainError::Setting(format!("{}: {why}", path.display())));
-    }
-    let shifts = video_shifts(&files, student.video_channels)?;
-    let weights = Weights::files(Arc::new(files), device);
-    Ok((Dit::new(student, &weights)?, shifts))
-}
-
 /// 1 for audio tokens that are pushed towards their picture, 0 for others, `[La]`.
 fn felt(batch: &DitBatch, device: &Device) -> Result<Tensor> {
     let mut all = Vec::with_capacity(batch.sequence.count(Modality::Audio));
@@ -150,8 +117,9 @@ mod tests {
     use gallop_core::LatentShape;
     use gallop_diffusion::gaussian;
     use gallop_kernels::Precision;
-    use gallop_model::Vars;
+    use gallop_model::dit::DitConfig;
     use gallop_model::tokens::{SampleSpec, Task};
+    use gallop_model::{Vars, Weights};
     use rand::SeedableRng;
     use rand_pcg::Pcg64;
 
@@ -187,8 +155,7 @@ mod tests {
             ids: Some(Tensor::new(ids, cpu)?),
             motion: Tensor::zeros(places, DType::F32, cpu)?,
             sigmas: vec![[0.5, 0.6].into(), [0.95, 0.99].into()],
-            unguided: None,
-            before: None,
+            beside: None,
         };
         let beside = Unguided {
             sequence: TokenSequence::new(config, &specs(0), cpu)?,
@@ -229,16 +196,13 @@ mod tests {
             let noise = gaussian(&mut rng, var.shape(), &Device::Cpu)?;
             var.set(&(var.as_tensor() + (noise * 0.05)?)?)?;
         }
-        let teacher = Teacher {
-            dit: dit.with_precision(Precision::F32),
-            recipe: DistilRecipe {
-                teacher: PathBuf::new(),
-                guidance: 3.0,
-                audio_guidance: 1.5,
-                picture_guidance: 2.0,
-            },
-            shifts: Vec::new(),
+        let recipe = DistilRecipe {
+            weights: PathBuf::new(),
+            guidance: 3.0,
+            audio_guidance: 1.5,
+            picture_guidance: 2.0,
         };
+        let teacher = Distil::new(dit.with_precision(Precision::F32), recipe);
         let (batch, beside) = batch(&config, &mut rng)?;
         let [video, audio] = teacher
             .velocities(&batch, &beside)?

@@ -8,11 +8,10 @@
 
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
-use gallop_model::dit::{Batch, Dit, DitConfig, Text};
+use candle_core::Tensor;
+use gallop_model::dit::{Batch, Dit, Text};
 use serde::{Deserialize, Serialize};
 
-use crate::distil::read_teacher;
 use crate::dit_data::DitBatch;
 use crate::error::Result;
 
@@ -21,7 +20,7 @@ use crate::error::Result;
 #[serde(deny_unknown_fields)]
 pub struct TransferRecipe {
     /// Weights of the teacher, of the student's size.
-    pub teacher: PathBuf,
+    pub weights: PathBuf,
     /// Folder of the `video_ae.safetensors` and `audio_ae.safetensors` whose latents it knows.
     pub autoencoders: PathBuf,
 }
@@ -36,18 +35,11 @@ pub(crate) struct Before {
 
 pub(crate) struct Transfer {
     dit: Dit,
-    /// Its video channels' shifts of noise levels.
-    pub shifts: Vec<f64>,
 }
 
 impl Transfer {
-    /// Reads its weights.
-    ///
-    /// # Errors
-    /// If they cannot be read, or are of another network than the student's.
-    pub fn new(recipe: &TransferRecipe, student: &DitConfig, device: &Device) -> Result<Self> {
-        let (dit, shifts) = read_teacher(&recipe.teacher, student, device)?;
-        Ok(Self { dit, shifts })
+    pub fn new(dit: Dit) -> Self {
+        Self { dit }
     }
 
     /// What a student should say of a batch's video and of its audio tokens.
