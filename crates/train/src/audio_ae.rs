@@ -50,6 +50,12 @@ const BANDS: [[usize; 2]; 9] = [
 ];
 /// Added to the root of a band's energy before the logarithm: -60 dB.
 const BAND_FLOOR: f32 = 1e-3;
+/// Windows on either side that a rise is measured between: 20 ms in all, as `gallop eval` does (`rises.rs` there).
+const RISE_SIDE: usize = 2;
+/// A rise that counts fully, in nepers: 6 dB.
+const RISE: f32 = 0.7;
+/// What rises to less than this share of the clip's loudest does not count: 20 dB.
+const RISE_LOUD: f32 = 0.1;
 /// Most that a frequency is made louder.
 const MOST_GAIN: f32 = 3.0;
 /// Pairs of held-out sounds of each kind written as WAV files.
@@ -104,6 +110,9 @@ pub struct AudioLoss {
     /// is no mean of medians of single frequencies.
     #[serde(default)]
     pub bands: f32,
+    /// How much more those levels count about a rise of 6 dB in 20 ms: when something begins is said by few windows of many.
+    #[serde(default)]
+    pub rises: f32,
     /// Weight of the mean square of how far latents (normalised) are from those of the weights it began with. With it what
     /// latents are normalised by stays too, so that a transformer that learned them still knows them.
     #[serde(default)]
@@ -270,7 +279,9 @@ impl Task for AudioTask {
         let (heard, target) = (flat(&predicted)?, flat(&batch.levels)?);
         let mut judged = level_errors(&heard, &target, &recipe.loss);
         if recipe.loss.bands > 0.0 {
-            judged.add(&band_errors(&heard, &target), recipe.loss.bands);
+            let windows = recipe.frames * HOPS;
+            let weights = rise_weights(&target, windows, recipe.loss.rises);
+            judged.add(&band_errors(&heard, &target, &weights), recipe.loss.bands);
         }
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
@@ -359,28 +370,63 @@ fn level_errors(predicted: &[f32], target: &[f32], loss: &AudioLoss) -> Graded {
     }
 }
 
-/// The mean absolute difference of the bands' levels (nepers of the root of their energy), and its gradient.
-fn band_errors(predicted: &[f32], target: &[f32]) -> Graded {
+/// The level of a band, from the energies of frequencies.
+fn band_level(energies: &[f32], [from, to]: [usize; 2]) -> f32 {
+    energies[from..to].iter().sum::<f32>().sqrt() + BAND_FLOOR
+}
+
+fn energies(levels: &[f32]) -> Vec<f32> {
+    levels.iter().map(|l| magnitude(*l).powi(2)).collect()
+}
+
+/// What each window of each channel counts, in clips of so many windows: 1, and up to `rises` more beside a rise.
+fn rise_weights(target: &[f32], windows: usize, rises: f32) -> Vec<f32> {
+    let levels: Vec<f32> = (target.par_chunks(BINS))
+        .map(|levels| band_level(&energies(levels), [1, BINS]))
+        .collect();
+    let mut weights = vec![1f32; levels.len()];
+    // Channels take turns.
+    for (levels, weights) in (levels.chunks(2 * windows)).zip(weights.chunks_mut(2 * windows)) {
+        let loudest = levels.iter().copied().fold(0.0, f32::max);
+        for channel in 0..2 {
+            let at = |t: usize| 2 * t + channel;
+            for t in RISE_SIDE..windows - RISE_SIDE {
+                let [low, high] = [t - RISE_SIDE, t + RISE_SIDE].map(|t| levels[at(t)]);
+                if high < RISE_LOUD * loudest {
+                    continue;
+                }
+                let more = rises * ((high / low).ln() / RISE).clamp(0.0, 1.0);
+                for beside in t - RISE_SIDE..=t + RISE_SIDE {
+                    let weight = &mut weights[at(beside)];
+                    *weight = weight.max(1.0 + more);
+                }
+            }
+        }
+    }
+    weights
+}
+
+/// The mean absolute difference of the bands' levels (nepers of the root of their energy), windows by their weights, and
+/// its gradient.
+fn band_errors(predicted: &[f32], target: &[f32], weights: &[f32]) -> Graded {
     let mut gradient = vec![0f32; predicted.len()];
-    let weight = 1.0 / (BANDS.len() * predicted.len() / BINS) as f32;
+    let share = 1.0 / (BANDS.len() as f32 * weights.iter().sum::<f32>());
     let sums: Vec<f64> = (gradient.par_chunks_mut(BINS))
         .zip(predicted.par_chunks(BINS))
         .zip(target.par_chunks(BINS))
-        .map(|((gradient, predicted), target)| {
-            let energies = |levels: &[f32]| -> Vec<f32> {
-                levels.iter().map(|l| magnitude(*l).powi(2)).collect()
-            };
+        .zip(weights)
+        .map(|(((gradient, predicted), target), weight)| {
+            let weight = share * weight;
             let (heard, wanted) = (energies(predicted), energies(target));
             let mut sum = 0.0;
-            for [from, to] in BANDS {
-                let level =
-                    |energies: &[f32]| energies[from..to].iter().sum::<f32>().sqrt() + BAND_FLOOR;
-                let (a, b) = (level(&heard), level(&wanted));
+            for band in BANDS {
+                let (a, b) = (band_level(&heard, band), band_level(&wanted, band));
                 let difference = (a / b).ln();
                 sum += f64::from(weight * difference.abs());
                 // d ln(r + floor) = dE / (2 r (r + floor)), and of each magnitude m: dE = 2 m dm.
                 let root = (a - BAND_FLOOR).max(1e-9);
                 let slope = weight * difference.signum() / (root * a);
+                let [from, to] = band;
                 for (k, g) in gradient.iter_mut().enumerate().take(to).skip(from) {
                     *g += slope * heard[k].sqrt() * magnitude_slope(predicted[k]);
                 }
@@ -454,10 +500,29 @@ mod tests {
             latent_noise: 0.0,
             latent_size: 0.0,
             bands: 0.0,
+            rises: 0.0,
             anchor: 0.0,
         };
         check(&|predicted, target| level_errors(predicted, target, &loss));
-        check(&band_errors);
+        check(&|predicted, target| band_errors(predicted, target, &[1.0, 3.0]));
+    }
+
+    #[test]
+    fn windows_about_a_rise_count_more() {
+        // Two clips of 12 windows, two channels; the right one of the second grows louder from window 6 on.
+        let windows = 12;
+        let mut levels = vec![-1.0; 2 * windows * 2 * BINS];
+        for t in 6..windows {
+            let row = (windows + t) * 2 + 1;
+            levels[row * BINS..][..BINS].fill(1.0);
+        }
+        let weights = rise_weights(&levels, windows, 4.0);
+        for (row, weight) in weights.into_iter().enumerate() {
+            let (clip, t, channel) = (row / 2 / windows, row / 2 % windows, row % 2);
+            // Windows 4 to 7 have quiet ones two before them and loud ones two after, or the other way about.
+            let near = clip == 1 && channel == 1 && (2..=9).contains(&t);
+            assert_eq!(weight, if near { 5.0 } else { 1.0 }, "{clip} {t} {channel}");
+        }
     }
 
     fn check(errors: &dyn Fn(&[f32], &[f32]) -> Graded) {
