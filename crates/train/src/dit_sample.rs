@@ -15,7 +15,8 @@ use crate::sheet::write_sheet;
 
 /// Sampling steps.
 const STEPS: usize = 16;
-/// Classifier-free guidance.
+/// Classifier-free guidance, of those that learn from clips. One that has a teacher is shown by one evaluation a step: it has
+/// learned guidance, or is to.
 const GUIDANCE: f64 = 3.0;
 /// Frames of a clip that the sheet shows.
 const SHOWN: usize = 6;
@@ -54,12 +55,15 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
     let cond = pairs()
         .map(|(c, ids)| spec(c, ids.len()))
         .collect::<Result<Vec<_>>>()?;
-    let uncond = clips
-        .iter()
-        .map(|c| spec(c, 0))
-        .collect::<Result<Vec<_>>>()?;
     let cond = TokenSequence::new(dit.config(), &cond, &source.device)?;
-    let uncond = TokenSequence::new(dit.config(), &uncond, &source.device)?;
+    let uncond = match source.recipe.teacher {
+        Some(_) => None,
+        None => {
+            let specs = clips.iter().map(|clip| spec(clip, 0));
+            let specs = specs.collect::<Result<Vec<_>>>()?;
+            Some(TokenSequence::new(dit.config(), &specs, &source.device)?)
+        }
+    };
     let ids = Tensor::new(prompts.concat(), &source.device)?;
 
     let mut rng = stream(source.recipe.run.seed, Purpose::Validation, u64::MAX - 1);
@@ -83,8 +87,7 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
     let mut field = Clips {
         dit,
         cond: (cond, ids),
-        uncond,
-        guidance: Guidance::constant(GUIDANCE, x.len()),
+        uncond: uncond.map(|sequence| (sequence, Guidance::constant(GUIDANCE, x.len()))),
         levels,
         shifts,
         pictures,
@@ -95,12 +98,12 @@ fn sample(source: &Source, dit: &Dit, clips: &[EncodedClip]) -> Result<Vec<Tenso
     Ok(field.join(&x[..pictures])?)
 }
 
-/// Clips of one length under their captions, with guidance; the state is the parts of all videos, then the sounds.
+/// Clips of one length under their captions; the state is the parts of all videos, then the sounds.
 struct Clips<'a> {
     dit: &'a Dit,
     cond: (TokenSequence, Tensor),
-    uncond: TokenSequence,
-    guidance: Guidance,
+    /// The same without captions, for guidance if there is any.
+    uncond: Option<(TokenSequence, Guidance)>,
     levels: &'a Levels,
     /// The shift of each part of the state.
     shifts: Vec<f64>,
@@ -122,15 +125,18 @@ impl Field for Clips<'_> {
         let (videos, sounds) = x.split_at(self.pictures);
         let whole = [&self.join(videos)?, sounds].concat();
         let split = |velocities: Vec<Tensor>| -> candle_core::Result<Vec<Tensor>> {
-            let (videos, sounds) = velocities.split_at(self.uncond.samples().len());
+            let (videos, sounds) = velocities.split_at(self.cond.0.samples().len());
             let parts = videos.iter().map(|video| self.levels.split(video));
             let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
             Ok([&parts.concat(), sounds].concat())
         };
         let (sequence, ids) = &self.cond;
         let cond = split(velocity(self.dit, sequence, &whole, Some(ids))?)?;
-        let uncond = split(velocity(self.dit, &self.uncond, &whole, None)?)?;
-        self.guidance.apply(&cond, &uncond, sigma)
+        let Some((sequence, guidance)) = &self.uncond else {
+            return Ok(cond);
+        };
+        let uncond = split(velocity(self.dit, sequence, &whole, None)?)?;
+        guidance.apply(&cond, &uncond, sigma)
     }
 
     fn level(&self, part: usize, sigma: f64) -> f64 {
