@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use gallop_model::dit::{Dit, DitConfig, video_shifts};
+use gallop_model::dit::{Batch, Dit, DitConfig, Text, video_shifts};
+use gallop_model::tokens::TokenSequence;
 use gallop_model::{WeightFiles, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -37,8 +38,8 @@ pub(crate) enum Beside {
 }
 
 enum Kind {
-    Distil(Distil),
-    Transfer(Transfer),
+    Distil(Box<Distil>),
+    Transfer(Box<Transfer>),
 }
 
 pub(crate) struct Teacher {
@@ -56,11 +57,17 @@ impl Teacher {
         let (kind, shifts) = match recipe {
             TeacherRecipe::Distil(recipe) => {
                 let (dit, shifts) = read(&recipe.weights, student, device)?;
-                (Kind::Distil(Distil::new(dit, recipe.clone())), shifts)
+                let teacher = Distil::new(dit, recipe.clone());
+                (Kind::Distil(Box::new(teacher)), shifts)
             }
             TeacherRecipe::Transfer(recipe) => {
                 let (dit, shifts) = read(&recipe.weights, student, device)?;
-                (Kind::Transfer(Transfer::new(dit)), shifts)
+                let unguided = (recipe.unguided.as_ref())
+                    .map(|path| read(path, student, device))
+                    .transpose()?
+                    .map(|(dit, _)| dit);
+                let teacher = Transfer::new(dit, unguided);
+                (Kind::Transfer(Box::new(teacher)), shifts)
             }
         };
         Ok(Self { kind, shifts })
@@ -70,7 +77,7 @@ impl Teacher {
     pub fn velocities(&self, batch: &DitBatch, beside: Beside) -> Result<[Option<Tensor>; 2]> {
         match (&self.kind, beside) {
             (Kind::Distil(teacher), Beside::Unguided(beside)) => teacher.velocities(batch, &beside),
-            (Kind::Transfer(teacher), Beside::Before(before)) => teacher.velocities(batch, before),
+            (Kind::Transfer(teacher), Beside::Before(before)) => teacher.velocities(batch, &before),
             _ => unreachable!("batches are made for the recipe's teacher"),
         }
     }
@@ -89,4 +96,21 @@ fn read(path: &Path, student: &DitConfig, device: &Device) -> Result<(Dit, Vec<f
     let shifts = video_shifts(&files, student.video_channels)?;
     let weights = Weights::files(Arc::new(files), device);
     Ok((Dit::new(student, &weights)?, shifts))
+}
+
+/// What a network says of noisy video and audio tokens, without a graph.
+fn said(
+    dit: &Dit,
+    sequence: &TokenSequence,
+    [video, audio]: [Option<&Tensor>; 2],
+    ids: Option<&Tensor>,
+) -> Result<[Option<Tensor>; 2]> {
+    let outputs = dit.forward(&Batch {
+        sequence,
+        video: video.cloned(),
+        audio: audio.cloned(),
+        text: ids.cloned().map(Text::Ids),
+        predict_text: false,
+    })?;
+    Ok([outputs.video, outputs.audio].map(|x| x.map(|x| x.detach())))
 }

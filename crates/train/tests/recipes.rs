@@ -164,15 +164,20 @@ fn tiny_recipes_lead_to_weights_that_load() {
     assert!(weights.contains("latents.mix"));
     VideoAe::new(&config, &weights, Precision::Bf16).unwrap();
 
-    // A student that begins as its teacher has nothing to learn from it in the same latents, and something in others.
-    let loss = |autoencoders: &Path, name: &str| {
+    // A student that begins as its teacher has nothing to learn from it in the same latents, and something in others. Where
+    // guidance alone is taught and there is none, clips teach.
+    let loss = |teacher: Option<(&Path, bool)>, name: &str| {
+        let weights = folder.join("dit.safetensors");
         let mut student = DitRecipe {
-            autoencoders: autoencoders.to_path_buf(),
-            start: Some(folder.join("dit.safetensors")),
-            teacher: Some(TeacherRecipe::Transfer(TransferRecipe {
-                weights: folder.join("dit.safetensors"),
-                autoencoders: parts.clone(),
-            })),
+            autoencoders: teacher.map_or(&*parts, |(folder, _)| folder).to_path_buf(),
+            start: Some(weights.clone()),
+            teacher: teacher.map(|(_, guidance_alone)| {
+                TeacherRecipe::Transfer(TransferRecipe {
+                    unguided: guidance_alone.then(|| weights.clone()),
+                    weights: weights.clone(),
+                    autoencoders: parts.clone(),
+                })
+            }),
             ..dit.clone()
         };
         student.optimiser.learning_rate = 0.0;
@@ -184,10 +189,18 @@ fn tiny_recipes_lead_to_weights_that_load() {
             found.copied().fold(0.0, f64::max)
         })
     };
-    let ([video, audio], [far, still]) = (loss(&parts, "same"), loss(&other, "far"));
+    let [video, audio] = loss(Some((&parts, false)), "same");
+    let [far, still] = loss(Some((&other, false)), "far");
     assert!(video < 2e-4 && audio < 2e-4, "{video} {audio}");
     // The sound's latents are the same, beside another picture.
     assert!(far > 100.0 * video && still < 0.1 * far, "{far} {still}");
+    let (clips, alone) = (loss(None, "clips"), loss(Some((&parts, true)), "alone"));
+    for (clips, alone) in clips.into_iter().zip(alone) {
+        assert!(
+            (clips - alone).abs() < 1e-3 * clips && clips > 100.0 * video,
+            "{clips} {alone}"
+        );
+    }
 }
 
 /// A decoder that goes on learning, from recordings too, leaves latents as the transformer knows them.

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use gallop_diffusion::{Guidance, push_is_felt};
-use gallop_model::dit::{Batch, Dit, Text};
+use gallop_model::dit::Dit;
 use gallop_model::tokens::{Modality, TokenSequence};
 use serde::{Deserialize, Serialize};
 
 use crate::dit_data::{DitBatch, Sigmas};
 use crate::error::Result;
+use crate::teacher::said;
 
 /// What a student learns from, and how its teacher would be sampled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,8 +57,12 @@ impl Distil {
             picture_guidance,
             ..
         } = self.recipe;
-        let with = self.forward((&batch.sequence, batch), batch.video.clone(), true)?;
-        let without = self.forward((&beside.sequence, batch), batch.video.clone(), false)?;
+        let (audio, ids) = (batch.audio.as_ref(), batch.ids.as_ref());
+        let say = |sequence, video: &Option<Tensor>, ids| {
+            said(&self.dit, sequence, [video.as_ref(), audio], ids)
+        };
+        let with = say(&batch.sequence, &batch.video, ids)?;
+        let without = say(&beside.sequence, &batch.video, None)?;
         let push = |part: usize, scale: f64| -> Result<_> {
             let (Some(with), Some(without)) = (&with[part], &without[part]) else {
                 return Ok(None);
@@ -69,33 +74,15 @@ impl Distil {
                 .pop())
         };
         let (video, mut audio) = (push(0, guidance)?, push(1, audio_guidance)?);
-        if let (Some(sound), Some(with), Some(hidden)) = (&audio, &with[1], &beside.hidden)
+        if let (Some(sound), Some(with), Some(_)) = (&audio, &with[1], &beside.hidden)
             && picture_guidance != 0.0
+            && let [_, Some(hidden)] = say(&batch.sequence, &beside.hidden, ids)?
         {
-            let hidden = self.forward((&batch.sequence, batch), Some(hidden.clone()), true)?;
-            if let [_, Some(hidden)] = hidden {
-                let felt = felt(batch, sound.device())?.affine(picture_guidance, 0.0)?;
-                let push = (with - hidden)?.broadcast_mul(&felt.unsqueeze(1)?)?;
-                audio = Some((sound + push)?);
-            }
+            let felt = felt(batch, sound.device())?.affine(picture_guidance, 0.0)?;
+            let push = (with - hidden)?.broadcast_mul(&felt.unsqueeze(1)?)?;
+            audio = Some((sound + push)?);
         }
-        Ok([video, audio].map(|x| x.map(|x| x.detach())))
-    }
-
-    fn forward(
-        &self,
-        (sequence, batch): (&TokenSequence, &DitBatch),
-        video: Option<Tensor>,
-        text: bool,
-    ) -> Result<[Option<Tensor>; 2]> {
-        let outputs = self.dit.forward(&Batch {
-            sequence,
-            video,
-            audio: batch.audio.clone(),
-            text: batch.ids.clone().filter(|_| text).map(Text::Ids),
-            predict_text: false,
-        })?;
-        Ok([outputs.video, outputs.audio])
+        Ok([video, audio])
     }
 }
 
@@ -117,7 +104,7 @@ mod tests {
     use gallop_core::LatentShape;
     use gallop_diffusion::gaussian;
     use gallop_kernels::Precision;
-    use gallop_model::dit::DitConfig;
+    use gallop_model::dit::{Batch, DitConfig, Text};
     use gallop_model::tokens::{SampleSpec, Task};
     use gallop_model::{Vars, Weights};
     use rand::SeedableRng;

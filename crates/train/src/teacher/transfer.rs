@@ -5,15 +5,20 @@
 //! the noise cancels. So its mean is that of a clip's velocity where the teacher's is, what the teacher has learned beside
 //! clips (guidance) stays, and it varies only by what the two latents do not share, which is what there is to learn. The
 //! latents must have the same axes as nearly as may be (`align` in recipes of `train video-ae`).
+//!
+//! What the teacher draws wrong is taught too, so a student gets no further than it. With the weights from before guidance
+//! was learned beside it only the guidance is the teacher's: `v_new + S(x) - U(x)`, in which what both do wrong cancels and
+//! a clip's noise does not.
 
 use std::path::PathBuf;
 
 use candle_core::Tensor;
-use gallop_model::dit::{Batch, Dit, Text};
+use gallop_model::dit::Dit;
 use serde::{Deserialize, Serialize};
 
 use crate::dit_data::DitBatch;
 use crate::error::Result;
+use crate::teacher::said;
 
 /// Who teaches, and the latents that it knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +26,9 @@ use crate::error::Result;
 pub struct TransferRecipe {
     /// Weights of the teacher, of the student's size.
     pub weights: PathBuf,
+    /// The same network before it learned guidance; then that alone is taught, and the rest is the clips' own.
+    #[serde(default)]
+    pub unguided: Option<PathBuf>,
     /// Folder of the `video_ae.safetensors` and `audio_ae.safetensors` whose latents it knows.
     pub autoencoders: PathBuf,
 }
@@ -35,29 +43,33 @@ pub(crate) struct Before {
 
 pub(crate) struct Transfer {
     dit: Dit,
+    unguided: Option<Dit>,
 }
 
 impl Transfer {
-    pub fn new(dit: Dit) -> Self {
-        Self { dit }
+    pub fn new(dit: Dit, unguided: Option<Dit>) -> Self {
+        Self { dit, unguided }
     }
 
     /// What a student should say of a batch's video and of its audio tokens.
-    pub fn velocities(&self, batch: &DitBatch, before: Before) -> Result<[Option<Tensor>; 2]> {
-        let outputs = self.dit.forward(&Batch {
-            sequence: &batch.sequence,
-            video: before.video,
-            audio: before.audio,
-            text: batch.ids.clone().map(Text::Ids),
-            predict_text: false,
-        })?;
-        let add = |said: Option<Tensor>, gap: Option<Tensor>| match (said, gap) {
-            (Some(said), Some(gap)) => (said.detach() + gap).map(Some),
-            _ => Ok(None),
+    pub fn velocities(&self, batch: &DitBatch, before: &Before) -> Result<[Option<Tensor>; 2]> {
+        let seen = [&before.video, &before.audio].map(Option::as_ref);
+        let say = |dit: &Dit| said(dit, &batch.sequence, seen, batch.ids.as_ref());
+        let said = say(&self.dit)?;
+        let (beside, own) = match &self.unguided {
+            Some(dit) => (say(dit)?, [&batch.video_target, &batch.audio_target]),
+            None => ([None, None], [&before.video_gap, &before.audio_gap]),
         };
-        Ok([
-            add(outputs.video, before.video_gap)?,
-            add(outputs.audio, before.audio_gap)?,
-        ])
+        let mut targets = [None, None];
+        for (part, target) in targets.iter_mut().enumerate() {
+            let (Some(said), Some(own)) = (&said[part], own[part]) else {
+                continue;
+            };
+            *target = Some(match &beside[part] {
+                Some(beside) => ((said - beside)? + own)?,
+                None => (said + own)?,
+            });
+        }
+        Ok(targets)
     }
 }
