@@ -279,9 +279,9 @@ impl Task for AudioTask {
         let (heard, target) = (flat(&predicted)?, flat(&batch.levels)?);
         let mut judged = level_errors(&heard, &target, &recipe.loss);
         if recipe.loss.bands > 0.0 {
-            let windows = recipe.frames * HOPS;
-            let weights = rise_weights(&target, windows, recipe.loss.rises);
-            judged.add(&band_errors(&heard, &target, &weights), recipe.loss.bands);
+            let wanted: Vec<f32> = target.par_iter().map(energy).collect();
+            let weights = rise_weights(&wanted, recipe.frames * HOPS, recipe.loss.rises);
+            judged.add(&band_errors(&heard, &wanted, &weights), recipe.loss.bands);
         }
         let size = latents.sqr()?.mean_all()?;
         let spread = f64::from(size.to_scalar::<f32>()?).sqrt();
@@ -375,14 +375,15 @@ fn band_level(energies: &[f32], [from, to]: [usize; 2]) -> f32 {
     energies[from..to].iter().sum::<f32>().sqrt() + BAND_FLOOR
 }
 
-fn energies(levels: &[f32]) -> Vec<f32> {
-    levels.iter().map(|l| magnitude(*l).powi(2)).collect()
+fn energy(level: &f32) -> f32 {
+    magnitude(*level).powi(2)
 }
 
-/// What each window of each channel counts, in clips of so many windows: 1, and up to `rises` more beside a rise.
-fn rise_weights(target: &[f32], windows: usize, rises: f32) -> Vec<f32> {
-    let levels: Vec<f32> = (target.par_chunks(BINS))
-        .map(|levels| band_level(&energies(levels), [1, BINS]))
+/// What each window of each channel counts, of its energies, in clips of so many windows: 1, and up to `rises` more beside
+/// a rise.
+fn rise_weights(wanted: &[f32], windows: usize, rises: f32) -> Vec<f32> {
+    let levels: Vec<f32> = (wanted.par_chunks(BINS))
+        .map(|energies| band_level(energies, [1, BINS]))
         .collect();
     let mut weights = vec![1f32; levels.len()];
     // Channels take turns.
@@ -407,20 +408,20 @@ fn rise_weights(target: &[f32], windows: usize, rises: f32) -> Vec<f32> {
 }
 
 /// The mean absolute difference of the bands' levels (nepers of the root of their energy), windows by their weights, and
-/// its gradient.
-fn band_errors(predicted: &[f32], target: &[f32], weights: &[f32]) -> Graded {
+/// its gradient; of predicted levels and wanted energies.
+fn band_errors(predicted: &[f32], wanted: &[f32], weights: &[f32]) -> Graded {
     let mut gradient = vec![0f32; predicted.len()];
     let share = 1.0 / (BANDS.len() as f32 * weights.iter().sum::<f32>());
     let sums: Vec<f64> = (gradient.par_chunks_mut(BINS))
         .zip(predicted.par_chunks(BINS))
-        .zip(target.par_chunks(BINS))
+        .zip(wanted.par_chunks(BINS))
         .zip(weights)
-        .map(|(((gradient, predicted), target), weight)| {
+        .map(|(((gradient, predicted), wanted), weight)| {
             let weight = share * weight;
-            let (heard, wanted) = (energies(predicted), energies(target));
+            let heard: Vec<f32> = predicted.iter().map(energy).collect();
             let mut sum = 0.0;
             for band in BANDS {
-                let (a, b) = (band_level(&heard, band), band_level(&wanted, band));
+                let (a, b) = (band_level(&heard, band), band_level(wanted, band));
                 let difference = (a / b).ln();
                 sum += f64::from(weight * difference.abs());
                 // d ln(r + floor) = dE / (2 r (r + floor)), and of each magnitude m: dE = 2 m dm.
@@ -504,7 +505,8 @@ mod tests {
             anchor: 0.0,
         };
         check(&|predicted, target| level_errors(predicted, target, &loss));
-        check(&|predicted, target| band_errors(predicted, target, &[1.0, 3.0]));
+        let energies = |levels: &[f32]| -> Vec<f32> { levels.iter().map(energy).collect() };
+        check(&|predicted, target| band_errors(predicted, &energies(target), &[1.0, 3.0]));
     }
 
     #[test]
@@ -516,7 +518,8 @@ mod tests {
             let row = (windows + t) * 2 + 1;
             levels[row * BINS..][..BINS].fill(1.0);
         }
-        let weights = rise_weights(&levels, windows, 4.0);
+        let energies: Vec<f32> = levels.iter().map(energy).collect();
+        let weights = rise_weights(&energies, windows, 4.0);
         for (row, weight) in weights.into_iter().enumerate() {
             let (clip, t, channel) = (row / 2 / windows, row / 2 % windows, row % 2);
             // Windows 4 to 7 have quiet ones two before them and loud ones two after, or the other way about.
